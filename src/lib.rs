@@ -1,0 +1,1 @@
+//! Quantizes the weights of Core ML neural-network models.
