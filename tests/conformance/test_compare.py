@@ -56,17 +56,17 @@ def right(model, mode, nbits):
             kmeans(w.params, values, nbits)
         else:
             reference.quantize(w.params, nbits or 16, reference.MODES[mode], w.shape, w.axis)
-            if mode in ("linear", "linear_symmetric"):
-                correct_tiny_channels(w, values, nbits, mode == "linear_symmetric")
+            if mode in ("linear", "linear_symmetric", "linear_lut"):
+                correct_tiny_channels(w, values, nbits, mode)
     for _, m in cw.models(out):
         m.specificationVersion = max(m.specificationVersion, {"float16": 2, "dequantize": 0}.get(mode, 3))
     return out
 
 
-def correct_tiny_channels(w, values, nbits, symmetric):
+def correct_tiny_channels(w, values, nbits, mode):
     """Sets the codes of channels of tiny scale, which coremltools loses, to the nearest ones."""
-    shape, axis = (w.shape, w.axis) if w.axis is not None else ((1, w.count), 0)
-    codes, scale, bias = reference.linear(values.reshape(shape), nbits, axis, symmetric)
+    shape, axis = (w.shape, w.axis) if w.axis is not None and mode != "linear_lut" else ((1, w.count), 0)
+    codes, scale, bias = reference.linear(values.reshape(shape), nbits, axis, mode == "linear_symmetric")
     by_channel, originals = np.moveaxis(codes, axis, 0), np.moveaxis(values.reshape(shape), axis, 0)
     for c in np.flatnonzero([compare.is_tiny(s) for s in scale]):
         by_channel[c] = np.round((originals[c] - bias[c]) / scale[c])
