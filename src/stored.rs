@@ -43,6 +43,12 @@ impl Nbits {
     }
 }
 
+impl From<Nbits> for u8 {
+    fn from(nbits: Nbits) -> Self {
+        nbits.0
+    }
+}
+
 impl From<Nbits> for u32 {
     fn from(nbits: Nbits) -> Self {
         nbits.0.into()

@@ -4,6 +4,7 @@
 //! entries are copied bit for bit. Codes are packed as [`pack`](super::pack) says, signed 8-bit codes are two's
 //! complement bytes.
 
+use super::encode::segments;
 use super::{BLOCK, CHUNK, Channels, pack, words_mut};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 /// Decodes linear codes of `nbits` bits: `w = q * scale + bias`.
 ///
 /// `scale` has a value a channel, `bias` too or is empty, which stands for zeros. `out` has 4 bytes a weight.
-pub(crate) fn linear(codes: &[u8], nbits: u32, channels: Channels, scale: &[f32], bias: &[f32], out: &mut [u8]) {
+pub(crate) fn linear(codes: &[u8], nbits: u8, channels: Channels, scale: &[f32], bias: &[f32], out: &mut [u8]) {
     debug_assert_eq!(scale.len(), channels.count);
     debug_assert!(bias.is_empty() || bias.len() == scale.len());
     blocks(codes, nbits, words_mut(out), |start, codes, out| {
@@ -20,7 +21,7 @@ pub(crate) fn linear(codes: &[u8], nbits: u32, channels: Channels, scale: &[f32]
 }
 
 /// Decodes codes of `nbits` bits by a table of 2^`nbits` values. `out` has 4 bytes a weight.
-pub(crate) fn table(codes: &[u8], nbits: u32, table: &[f32], out: &mut [u8]) {
+pub(crate) fn table(codes: &[u8], nbits: u8, table: &[f32], out: &mut [u8]) {
     debug_assert_eq!(table.len(), 1 << nbits);
     // Of 256 entries, so that any byte is an index.
     let mut entries = [[0; 4]; 256];
@@ -40,7 +41,7 @@ pub(crate) fn int8(codes: &[u8], scale: f32, out: &mut [u8]) {
 }
 
 /// Unpacks chunk by chunk and has `decode` turn (index of the first weight, codes) into weights.
-fn blocks(packed: &[u8], nbits: u32, out: &mut [[u8; 4]], decode: impl Fn(usize, &[u8], &mut [[u8; 4]]) + Sync) {
+fn blocks(packed: &[u8], nbits: u8, out: &mut [[u8; 4]], decode: impl Fn(usize, &[u8], &mut [[u8; 4]]) + Sync) {
     debug_assert_eq!(packed.len(), pack::packed_len(out.len(), nbits));
     let block = |(index, (packed, out)): (usize, (&[u8], &mut [[u8; 4]]))| {
         let mut codes = [0; CHUNK];
@@ -61,17 +62,15 @@ fn blocks(packed: &[u8], nbits: u32, out: &mut [[u8; 4]], decode: impl Fn(usize,
 
 #[multiversion(targets = "simd")]
 fn linear_chunk(codes: &[u8], start: usize, channels: Channels, scale: &[f32], bias: &[f32], out: &mut [[u8; 4]]) {
-    let inner = channels.inner.max(1);
-    let (mut row, mut offset, mut done) = (start / inner, start % inner, 0);
-    while done < codes.len() {
-        let channel = row % channels.count.max(1);
-        let len = (codes.len() - done).min(inner - offset);
-        let scale = scale.get(channel).copied().map_or(0.0, f64::from);
+    let mut rest = out;
+    for (channel, codes) in segments(codes, start, channels) {
+        let (out, after) = rest.split_at_mut(codes.len());
+        rest = after;
+        let scale = f64::from(scale[channel]);
         let bias = bias.get(channel).copied().map_or(0.0, f64::from);
-        for (out, &code) in out[done..][..len].iter_mut().zip(&codes[done..][..len]) {
+        for (out, &code) in out.iter_mut().zip(codes) {
             *out = ((f64::from(code) * scale + bias) as f32).to_le_bytes();
         }
-        (row, offset, done) = (row + 1, 0, done + len);
     }
 }
 

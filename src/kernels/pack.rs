@@ -6,24 +6,24 @@
 use multiversion::multiversion;
 
 /// Bytes that `len` codes of `nbits` bits fill.
-pub(crate) fn packed_len(len: usize, nbits: u32) -> usize {
-    let nbits = nbits as usize;
-    // Like (len * nbits).div_ceil(8), but len * nbits may overflow.
+pub(crate) fn packed_len(len: usize, nbits: u8) -> usize {
+    let nbits = usize::from(nbits);
+    // (len * nbits).div_ceil(8), without the product that may overflow.
     len / 8 * nbits + (len % 8 * nbits).div_ceil(8)
 }
 
 /// Packs the low `nbits` (1 to 8) bits of each code into `out`, of [`packed_len`] bytes.
-pub(crate) fn pack(codes: &[u8], nbits: u32, out: &mut [u8]) {
+pub(crate) fn pack(codes: &[u8], nbits: u8, out: &mut [u8]) {
     debug_assert!((1..=8).contains(&nbits));
     debug_assert_eq!(out.len(), packed_len(codes.len(), nbits));
     let (groups, rest) = codes.as_chunks::<8>();
-    let (full, last) = out.split_at_mut(out.len().min(groups.len() * nbits as usize));
+    let (full, last) = out.split_at_mut(out.len().min(groups.len() * usize::from(nbits)));
     pack_groups(groups, nbits, full);
     if !rest.is_empty() {
         let mut group = [0; 8];
         group[..rest.len()].copy_from_slice(rest);
         let mut bytes = [0; 8];
-        pack_groups(&[group], nbits, &mut bytes[..nbits as usize]);
+        pack_groups(&[group], nbits, &mut bytes[..usize::from(nbits)]);
         for (out, byte) in last.iter_mut().zip(bytes) {
             *out = byte;
         }
@@ -31,11 +31,11 @@ pub(crate) fn pack(codes: &[u8], nbits: u32, out: &mut [u8]) {
 }
 
 /// The inverse of [`pack`]: one code a byte. `packed` is of [`packed_len`] bytes for `out.len()` codes.
-pub(crate) fn unpack(packed: &[u8], nbits: u32, out: &mut [u8]) {
+pub(crate) fn unpack(packed: &[u8], nbits: u8, out: &mut [u8]) {
     debug_assert!((1..=8).contains(&nbits));
     debug_assert_eq!(packed.len(), packed_len(out.len(), nbits));
     let (groups, rest) = out.as_chunks_mut::<8>();
-    let (full, last) = packed.split_at(packed.len().min(groups.len() * nbits as usize));
+    let (full, last) = packed.split_at(packed.len().min(groups.len() * usize::from(nbits)));
     unpack_groups(full, nbits, groups);
     if !rest.is_empty() {
         let mut bytes = [0; 8];
@@ -43,14 +43,14 @@ pub(crate) fn unpack(packed: &[u8], nbits: u32, out: &mut [u8]) {
             *byte = packed;
         }
         let mut group = [[0; 8]];
-        unpack_groups(&bytes[..nbits as usize], nbits, &mut group);
+        unpack_groups(&bytes[..usize::from(nbits)], nbits, &mut group);
         rest.copy_from_slice(&group[0][..rest.len()]);
     }
 }
 
 /// Packs groups of 8 codes into `nbits` bytes each.
 #[multiversion(targets = "simd")]
-fn pack_groups(groups: &[[u8; 8]], nbits: u32, out: &mut [u8]) {
+fn pack_groups(groups: &[[u8; 8]], nbits: u8, out: &mut [u8]) {
     #[inline(always)]
     fn each<const N: usize>(groups: &[[u8; 8]], out: &mut [u8]) {
         let keep = u64::from_ne_bytes([((1_u32 << N) - 1) as u8; 8]);
@@ -61,9 +61,7 @@ fn pack_groups(groups: &[[u8; 8]], nbits: u32, out: &mut [u8]) {
             let x = ((x & 0xFFFF_0000_FFFF_0000) >> (16 - 2 * N)) | (x & 0x0000_FFFF_0000_FFFF);
             let x = ((x & 0xFFFF_FFFF_0000_0000) >> (32 - 4 * N)) | (x & 0x0000_0000_FFFF_FFFF);
             let bytes = (x << (64 - 8 * N)).to_be_bytes();
-            for i in 0..N {
-                out[i] = bytes[i];
-            }
+            out.copy_from_slice(&bytes[..N]);
         }
     }
     match nbits {
@@ -80,15 +78,13 @@ fn pack_groups(groups: &[[u8; 8]], nbits: u32, out: &mut [u8]) {
 
 /// Unpacks `nbits` bytes each into groups of 8 codes.
 #[multiversion(targets = "simd")]
-fn unpack_groups(packed: &[u8], nbits: u32, groups: &mut [[u8; 8]]) {
+fn unpack_groups(packed: &[u8], nbits: u8, groups: &mut [[u8; 8]]) {
     #[inline(always)]
     fn each<const N: usize>(packed: &[u8], groups: &mut [[u8; 8]]) {
         let keep = u64::from_ne_bytes([((1_u32 << N) - 1) as u8; 8]);
         for (packed, group) in packed.as_chunks::<N>().0.iter().zip(groups) {
             let mut bytes = [0; 8];
-            for i in 0..N {
-                bytes[i] = packed[i];
-            }
+            bytes[..N].copy_from_slice(packed);
             // The steps of packing, backwards.
             let x = u64::from_be_bytes(bytes) >> (64 - 8 * N);
             let x = ((x << (32 - 4 * N)) & 0xFFFF_FFFF_0000_0000) | (x & 0x0000_0000_FFFF_FFFF);
@@ -115,8 +111,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// Bit by bit, as the format defines it.
-    fn pack_slowly(codes: &[u8], nbits: u32) -> Vec<u8> {
-        let mut out = vec![0; (codes.len() * nbits as usize).div_ceil(8)];
+    fn pack_slowly(codes: &[u8], nbits: u8) -> Vec<u8> {
+        let mut out = vec![0; (codes.len() * usize::from(nbits)).div_ceil(8)];
         let bits = codes.iter().flat_map(|code| (0..nbits).rev().map(move |bit| code >> bit & 1));
         for (at, bit) in bits.enumerate() {
             out[at / 8] |= bit << (7 - at % 8);
@@ -135,7 +131,7 @@ mod tests {
         #[test]
         fn packing_follows_the_definition_and_unpacking_inverts_it(
             codes in prop::collection::vec(any::<u8>(), 0..300),
-            nbits in 1_u32..=8,
+            nbits in 1_u8..=8,
         ) {
             let codes: Vec<u8> = codes.iter().map(|code| code & (0xFF >> (8 - nbits))).collect();
             let mut packed = vec![0xAA; packed_len(codes.len(), nbits)];

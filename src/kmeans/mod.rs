@@ -1,76 +1,124 @@
-//! One-dimensional k-means: the k values with the least sum of squared distances to the given values.
+//! k-means in one dimension: the table of 2^n values that is nearest to the weights of a tensor, and their codes.
 //!
-//! In one dimension an optimal cluster is a run of the sorted values, so the best division into runs is a shortest path,
-//! which dynamic programming finds exactly. The cost of a run follows from prefix sums; the best division point of a
-//! longer prefix never lies before that of a shorter one, so divide and conquer finds all points of a row in
-//! O(n log n).
+//! On a line, clusters are runs of neighbouring values. That makes the problem easy: the *global* optimum is found
+//! in about the time it takes to sort, where the usual alternation of assigning and averaging ends wherever its random start leads.
+//!
+//! | room | what is there |
+//! |---|---|
+//! | [`sort`] | distinct values with counts |
+//! | [`items`] | what is clustered: values, or buckets of them |
+//! | [`cost`] | the cost of a cluster in constant time, and how to keep its digits |
+//! | [`lambda`] | the best partition into k clusters |
+//! | [`assign`] | codes of the nearest centroids |
+//! | [`double`], [`cells`] | double-double numbers; a map from floats to small ranges |
+//!
+//! No randomness anywhere, and parallel sums are of integers: the same values give the same bytes on any number of threads.
 
-/// The best `k` centroids for the values, ascending; fewer if there are fewer distinct values.
-pub(crate) fn solve(values: &[u8], k: usize) -> Vec<f32> {
-    let mut sorted: Vec<f32> = crate::weight_params::floats(values).map(|value| value + 0.0).collect();
-    sorted.sort_unstable_by(f32::total_cmp);
-    let mut distinct: Vec<(f64, f64)> = Vec::new();
-    for &value in &sorted {
-        match distinct.last_mut() {
-            Some((last, count)) if *last == f64::from(value) => *count += 1.0,
-            _ => distinct.push((f64::from(value), 1.0)),
-        }
-    }
-    if distinct.len() <= k {
-        return distinct.iter().map(|&(value, _)| value as f32).collect();
-    }
-    let n = distinct.len();
-    let (mut count, mut sum, mut square) = (vec![0.0; n + 1], vec![0.0; n + 1], vec![0.0; n + 1]);
-    for (i, &(value, weight)) in distinct.iter().enumerate() {
-        count[i + 1] = count[i] + weight;
-        sum[i + 1] = sum[i] + weight * value;
-        square[i + 1] = square[i] + weight * value * value;
-    }
-    let cost = |from: usize, to: usize| {
-        let total = sum[to] - sum[from];
-        (square[to] - square[from] - total * total / (count[to] - count[from])).max(0.0)
-    };
-    let mut best: Vec<f64> = (0..=n).map(|to| if to == 0 { 0.0 } else { cost(0, to) }).collect();
-    let mut from = vec![vec![0_u32; n + 1]];
-    for clusters in 2..=k {
-        let mut next = vec![f64::INFINITY; n + 1];
-        let mut starts = vec![0_u32; n + 1];
-        let mut stack = vec![(clusters, n, clusters - 1, n - 1)];
-        while let Some((low, high, first, last)) = stack.pop() {
-            if low > high {
-                continue;
-            }
-            let to = low + (high - low) / 2;
-            let mut at = first;
-            for start in first..=last.min(to - 1) {
-                let total = best[start] + cost(start, to);
-                if total < next[to] {
-                    (next[to], at) = (total, start);
-                }
-            }
-            starts[to] = at as u32;
-            stack.push((low, to - 1, first, at));
-            stack.push((to + 1, high, at, last));
-        }
-        best = next;
-        from.push(starts);
-    }
-    let mut centroids = Vec::with_capacity(k);
-    let mut to = n;
-    for starts in from.iter().rev() {
-        let start = starts[to] as usize;
-        centroids.push(((sum[to] - sum[start]) / (count[to] - count[start])) as f32);
-        to = start;
-    }
-    centroids.reverse();
-    centroids
+mod assign;
+mod cells;
+mod cost;
+mod double;
+mod items;
+mod lambda;
+mod sort;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use assign::assign;
+
+use cost::{FastCost, PreciseCost};
+use items::Items;
+use lambda::{Partition, Scratch, best_partition};
+
+use crate::kernels::NonFinite;
+
+/// Largest share of a solution's error that rounding of the fast costs may cause; above, the precise ones are taken.
+const TOLERATED_ROUNDING: f64 = 1e-8;
+
+/// How close to the global optimum a solution is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Exactness {
+    /// The optimum up to 65,536 values; above, an error of at most 1.001 times the least.
+    #[default]
+    Auto,
+    /// The optimum. Takes the memory of a few copies of the tensor.
+    Exact,
 }
 
-/// The nearest centroid of each value, ties to the lower code, packed.
-pub(crate) fn assign(values: &[u8], centroids: &[f32], nbits: u32, packed: &mut [u8]) {
-    let middles: Vec<f64> = centroids.windows(2).map(|pair| (f64::from(pair[0]) + f64::from(pair[1])) / 2.0).collect();
-    let codes: Vec<u8> = crate::weight_params::floats(values)
-        .map(|value| middles.partition_point(|&middle| middle < f64::from(value)) as u8)
-        .collect();
-    crate::kernels::pack::pack(&codes, nbits, packed);
+/// Values made ready for clustering, with any number of clusters.
+#[derive(Debug)]
+pub(crate) struct Clusters {
+    items: Items,
+    fast: FastCost,
+    precise: Option<PreciseCost>,
+    scratch: Scratch,
+    /// A solved number of clusters and its price.
+    known: Option<(usize, f64)>,
+}
+
+/// Centroids, and how far the values are from them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Solution {
+    /// Ascending, without repeats: the mean of each cluster, rounded to float32. At most as many as asked for; fewer if
+    /// the values have fewer that differ.
+    pub(crate) centroids: Vec<f32>,
+    /// Sum of squared distances of the values to the centroids of their clusters.
+    pub(crate) sse: f64,
+}
+
+impl Clusters {
+    /// Prepares `values`, float32 in little-endian bytes, for up to `max_k` clusters.
+    pub(crate) fn new(values: &[u8], _max_k: usize, _exactness: Exactness) -> Result<Self, NonFinite> {
+        let values = values.as_chunks().0;
+        if let Some(found) = first_non_finite(values) {
+            return Err(found);
+        }
+        let items = sort::distinct(values);
+        let fast = FastCost::new(&items);
+        Ok(Self { items, fast, precise: None, scratch: Scratch::default(), known: None })
+    }
+
+    /// The best `k` centroids.
+    pub(crate) fn solve(&mut self, k: usize) -> Solution {
+        if self.items.len() == 0 || k == 0 {
+            return Solution { centroids: Vec::new(), sse: 0.0 };
+        }
+        if k >= self.items.len() {
+            let centroids = self.items.means().map(|mean| mean as f32).collect();
+            return Solution { centroids, sse: 0.0 };
+        }
+        let guess = self.known.map(|(known, lambda)| lambda * (known as f64 / k as f64).powi(3));
+        let partition = best_partition(&self.fast, k, guess, &mut self.scratch);
+        let (mut centroids, mut sse) = self.items.centroids(&partition.ends);
+        self.know(k, &partition);
+        if k as f64 * self.fast.error_bound() > TOLERATED_ROUNDING * sse {
+            let precise = self.precise.get_or_insert_with(|| PreciseCost::new(&self.items));
+            let partition = best_partition(precise, k, Some(partition.lambda), &mut self.scratch);
+            (centroids, sse) = self.items.centroids(&partition.ends);
+            self.know(k, &partition);
+        }
+        Solution { centroids, sse }
+    }
+
+    fn know(&mut self, k: usize, partition: &Partition) {
+        if k > 1 {
+            self.known = Some((k, partition.lambda));
+        }
+    }
+}
+
+impl Solution {
+    /// The centroids as a table of 2^`nbits` entries, the last repeated as often as needed. Zeros if there are none.
+    pub(crate) fn table(&self, nbits: u8) -> Vec<f32> {
+        let mut table = self.centroids.clone();
+        table.resize(1 << nbits, table.last().copied().unwrap_or(0.0));
+        table
+    }
+}
+
+/// The first value that is NaN or infinite.
+fn first_non_finite(values: &[[u8; 4]]) -> Option<NonFinite> {
+    let index = values.iter().position(|&value| !f32::from_le_bytes(value).is_finite())?;
+    Some(NonFinite { index, value: f32::from_le_bytes(values[index]) })
 }

@@ -1,16 +1,17 @@
 //! kmeans_lut: the lookup table with the least squared error.
 //!
-//! One-dimensional k-means has an exact solution, see [`crate::kmeans`].
+//! One-dimensional k-means has an exact solution: [`crate::kmeans`] tells how.
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
-use crate::kmeans;
+use crate::kmeans::{self, Clusters, Exactness};
 use crate::stored::{Nbits, StoredForm};
 
 /// Stores values as codes into the table with the least sum of squared errors, one table for each weight.
 ///
-/// The table is sorted and has 2^bits entries; if the weight has fewer distinct values, the last one is repeated. Each
-/// value gets the nearest entry.
+/// The table is sorted and has 2^bits float32 entries, each the mean of the values nearest to it; if the weight has
+/// fewer distinct values, the last entry is repeated. The error is the global optimum for weights of up to 65,536
+/// values, and at most 0.1 % above it for larger ones, unless [`exact`](Self::exact) is asked for.
 ///
 /// # Errors
 ///
@@ -18,12 +19,21 @@ use crate::stored::{Nbits, StoredForm};
 #[derive(Clone, Copy, Debug)]
 pub struct KmeansLut {
     nbits: Nbits,
+    exactness: Exactness,
 }
 
 impl KmeansLut {
     /// Codes of `nbits` bits.
     pub fn new(nbits: Nbits) -> Self {
-        Self { nbits }
+        Self { nbits, exactness: Exactness::Auto }
+    }
+
+    /// Takes the global optimum for weights of every size. It sorts the values, which takes several times as long and a
+    /// few copies of the weight in memory.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.exactness = Exactness::Exact;
+        self
     }
 }
 
@@ -33,16 +43,12 @@ impl Quantizer for KmeansLut {
     }
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        if let Some(index) = weight.iter().position(|value| !value.is_finite()) {
-            return Err(QuantizeError::NonFinite { index, value: weight.iter().nth(index).unwrap_or_default() });
-        }
-        let mut table = kmeans::solve(weight.as_le_bytes(), self.nbits.levels());
-        let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
-        kmeans::assign(weight.as_le_bytes(), &table, self.nbits.into(), &mut packed);
-        let last = table.last().copied().unwrap_or_default();
-        table.resize(self.nbits.levels(), last);
-        let codes = Codes::from_packed(packed, weight.len(), self.nbits);
+        let (values, nbits) = (weight.as_le_bytes(), self.nbits);
+        let solution = Clusters::new(values, nbits.levels(), self.exactness)?.solve(nbits.levels());
+        let mut packed = buffers.take(nbits.packed_len(weight.len()));
+        kmeans::assign(values, &solution.centroids, nbits.get(), &mut packed);
+        let codes = Codes::from_packed(packed, weight.len(), nbits);
         weight.recycle(buffers);
-        Ok(QuantizedWeight::LookupTable { codes, table })
+        Ok(QuantizedWeight::LookupTable { codes, table: solution.table(nbits.get()) })
     }
 }

@@ -1,0 +1,242 @@
+//! The code of the nearest centroid for each value, packed.
+//!
+//! **Thresholds.** Between two neighbouring centroids lies the largest float32 at or below their midpoint. A value has
+//! the upper centroid's code exactly when it is greater than that: nearest by the real numbers' distances, a tie going to the lower
+//! code. A value's code is thus the number of thresholds below it.
+//!
+//! **Up to 16 centroids**, counting the comparisons with all thresholds is the fastest: it vectorizes.
+//!
+//! **More**: a table says for each small range of values which single threshold lies in it, and the code below. The
+//! range is found from the float's bits: the upper ones (sign, exponent, a few of the mantissa) select a [`Cells`]
+//! entry, which says where the ranges of that cell begin and how many there are, a power of two. A cell has as many as
+//! its thresholds need to be alone, so whatever the distribution, the part in use fits a core's first caches. Where that would take too
+//! much memory, and for short tensors, the thresholds are searched by halving.
+//!
+//! Tensors of more than [`BLOCK`] values are cut there; cutting changes no code and, at a multiple of 8 values, no bit.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::cells::{CELL_BITS, CELLS, Cells, LOW_BITS, by_value};
+use super::double::Double;
+use crate::kernels::pack;
+
+/// Values in a block: the unit of parallel work. A multiple of 8.
+const BLOCK: usize = 1 << 16;
+/// Values whose codes wait for packing in a buffer in the first-level cache. A multiple of 8.
+const CHUNK: usize = 1 << 12;
+/// Centroids up to which comparisons are counted.
+const COUNTED: usize = 16;
+/// Values from which on building a table is worth its time.
+const TABLE_FROM: usize = 1 << 12;
+/// Most entries of a table: half a megabyte.
+const MAX_ENTRIES: usize = 1 << 16;
+
+/// Writes the code of the nearest of `centroids` for each value, the lower code for a tie, packed in `nbits` bits each.
+///
+/// `centroids` ascend without repeats, at least 1 and at most 2^`nbits`; `out` has
+/// [`packed_len`](pack::packed_len) bytes. `values` are float32, little-endian. A NaN gets some code.
+pub(crate) fn assign(values: &[u8], centroids: &[f32], nbits: u8, out: &mut [u8]) {
+    let values = values.as_chunks().0;
+    debug_assert!(centroids.is_sorted_by(|a, b| a < b) && centroids.len() <= 1 << nbits);
+    debug_assert_eq!(out.len(), pack::packed_len(values.len(), nbits));
+    let codes = Codes::new(centroids, values.len());
+    let block_bytes = BLOCK / 8 * usize::from(nbits);
+    if values.len() <= BLOCK {
+        assign_block(values, &codes, nbits, out);
+    } else {
+        let blocks = values.par_chunks(BLOCK).zip(out.par_chunks_mut(block_bytes));
+        blocks.for_each(|(values, out)| assign_block(values, &codes, nbits, out));
+    }
+}
+
+fn assign_block(values: &[[u8; 4]], codes: &Codes, nbits: u8, out: &mut [u8]) {
+    if nbits == 8 {
+        codes.write(values, out);
+        return;
+    }
+    let mut buffer = [0; CHUNK];
+    let chunks = values.chunks(CHUNK).zip(out.chunks_mut(CHUNK / 8 * usize::from(nbits)));
+    for (values, out) in chunks {
+        let buffer = &mut buffer[..values.len()];
+        codes.write(values, buffer);
+        pack::pack(buffer, nbits, out);
+    }
+}
+
+/// The largest float32 at or below the midpoint of `a < b`.
+fn threshold(a: f32, b: f32) -> f32 {
+    let sum = Double::sum(f64::from(a), f64::from(b));
+    let middle = sum.high / 2.0;
+    let nearest = middle as f32;
+    // What rounding left out of the sum matters only next to a float32.
+    let above = f64::from(nearest) > middle || (f64::from(nearest) == middle && sum.low < 0.0);
+    let below = if above { nearest.next_down() } else { nearest };
+    below + 0.0 // -0 to +0
+}
+
+/// A way to find the code of a value.
+#[derive(Debug)]
+enum Codes {
+    /// Thresholds, filled up with infinity.
+    Count([f32; COUNTED - 1], usize),
+    Table(Table),
+    /// Thresholds, filled up with infinity.
+    Search(Box<[f32; 255]>),
+}
+
+impl Codes {
+    fn new(centroids: &[f32], len: usize) -> Self {
+        let thresholds: Vec<f32> = centroids.windows(2).map(|pair| threshold(pair[0], pair[1])).collect();
+        if centroids.len() <= COUNTED {
+            let mut padded = [f32::INFINITY; COUNTED - 1];
+            padded[..thresholds.len()].copy_from_slice(&thresholds);
+            return Self::Count(padded, thresholds.len());
+        }
+        let table = if len >= TABLE_FROM { Table::new(&thresholds) } else { None };
+        table.map_or_else(
+            || {
+                let mut padded = Box::new([f32::INFINITY; 255]);
+                for (padded, &threshold) in padded.iter_mut().zip(&thresholds) {
+                    *padded = threshold;
+                }
+                Self::Search(padded)
+            },
+            Self::Table,
+        )
+    }
+
+    /// Writes one code a value.
+    fn write(&self, values: &[[u8; 4]], codes: &mut [u8]) {
+        match self {
+            Self::Count(thresholds, 0..=1) => count::<1>(values, thresholds, codes),
+            Self::Count(thresholds, 2..=3) => count::<3>(values, thresholds, codes),
+            Self::Count(thresholds, 4..=7) => count::<7>(values, thresholds, codes),
+            Self::Count(thresholds, _) => count::<15>(values, thresholds, codes),
+            Self::Table(table) => table.look_up(values, codes),
+            Self::Search(thresholds) => {
+                for (code, &value) in codes.iter_mut().zip(values) {
+                    *code = search(thresholds, f32::from_le_bytes(value));
+                }
+            }
+        }
+    }
+}
+
+/// Counts the first `N` thresholds below each value.
+fn count<const N: usize>(values: &[[u8; 4]], thresholds: &[f32; COUNTED - 1], codes: &mut [u8]) {
+    #[multiversion(targets = "simd")]
+    fn dispatched(values: &[[u8; 4]], thresholds: &[f32], codes: &mut [u8]) {
+        #[inline(always)]
+        fn each<const N: usize>(values: &[[u8; 4]], thresholds: &[f32; N], codes: &mut [u8]) {
+            const LANES: usize = 32;
+            let (groups, rest) = values.as_chunks::<LANES>();
+            let (code_groups, rest_codes) = codes.as_chunks_mut::<LANES>();
+            for (values, codes) in groups.iter().zip(code_groups) {
+                let mut counts = [0_u32; LANES];
+                for (count, &value) in counts.iter_mut().zip(values) {
+                    let value = f32::from_le_bytes(value);
+                    *count = thresholds.iter().map(|&threshold| u32::from(value > threshold)).sum();
+                }
+                *codes = counts.map(|count| count as u8);
+            }
+            for (&value, code) in rest.iter().zip(rest_codes) {
+                let value = f32::from_le_bytes(value);
+                *code = thresholds.iter().map(|&threshold| u8::from(value > threshold)).sum();
+            }
+        }
+        match thresholds.as_chunks() {
+            ([thresholds], []) => each::<15>(values, thresholds, codes),
+            _ => match thresholds.as_chunks() {
+                ([thresholds], []) => each::<7>(values, thresholds, codes),
+                _ => match thresholds.as_chunks() {
+                    ([thresholds], []) => each::<3>(values, thresholds, codes),
+                    _ => match thresholds.first() {
+                        Some(&threshold) => each::<1>(values, &[threshold], codes),
+                        None => codes.fill(0),
+                    },
+                },
+            },
+        }
+    }
+    dispatched(values, &thresholds[..N], codes);
+}
+
+/// The number of thresholds below `value`, ascending and filled up with infinity, by halving.
+#[inline(always)]
+fn search(thresholds: &[f32; 255], value: f32) -> u8 {
+    let mut code = 0;
+    let mut half = 128;
+    while half > 0 {
+        code += if value > thresholds[code + half - 1] { half } else { 0 };
+        half /= 2;
+    }
+    code as u8
+}
+
+/// For each small range of values the only threshold in it, and the code of the values up to that.
+#[derive(Debug)]
+struct Table {
+    cells: Cells,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    threshold: f32,
+    code: u32,
+}
+
+impl Table {
+    fn new(thresholds: &[f32]) -> Option<Self> {
+        // One entry for all ranges without a threshold where a code goes on, at the code's own place.
+        let mut entries: Vec<Entry> =
+            (0..=thresholds.len() as u32).map(|code| Entry { threshold: f32::INFINITY, code }).collect();
+        let mut cells = Cells::new();
+        let mut next = 0;
+        for cell in by_value() {
+            let of_cell = thresholds[next..].iter().take_while(|&&t| t.to_bits() >> LOW_BITS == cell as u32).count();
+            if of_cell == 0 {
+                cells.set(cell, next, LOW_BITS);
+                continue;
+            }
+            let inside = &thresholds[next..next + of_cell];
+            // Two neighbours are apart when the ranges are no wider than the highest bit in which they differ.
+            let apart = |pair: &[f32]| (pair[0].to_bits() ^ pair[1].to_bits()).ilog2();
+            let shift = inside.windows(2).map(apart).min().unwrap_or(LOW_BITS);
+            let ranges = 1_usize << (LOW_BITS - shift);
+            if entries.len() + ranges > MAX_ENTRIES {
+                return None;
+            }
+            cells.set(cell, entries.len(), shift);
+            let negative = cell >= CELLS / 2;
+            let mut of_ranges = vec![Entry::default(); ranges];
+            let mut inside = inside.iter().peekable();
+            for at in 0..ranges {
+                let range = if negative { ranges - 1 - at } else { at };
+                let bits = |t: f32| (t.to_bits() & ((1 << LOW_BITS) - 1)) >> shift;
+                let here = inside.next_if(|&&t| bits(t) as usize == range);
+                of_ranges[range] = Entry { threshold: here.copied().unwrap_or(f32::INFINITY), code: next as u32 };
+                next += usize::from(here.is_some());
+            }
+            entries.extend(of_ranges);
+        }
+        Some(Self { cells, entries })
+    }
+
+    /// Writes one code a value.
+    fn look_up(&self, values: &[[u8; 4]], codes: &mut [u8]) {
+        look_up(values, self.cells.as_array(), &self.entries, codes);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+bmi1+bmi2+fma"))]
+fn look_up(values: &[[u8; 4]], cells: &[u32; CELLS], entries: &[Entry], codes: &mut [u8]) {
+    for (code, &value) in codes.iter_mut().zip(values) {
+        let bits = u32::from_le_bytes(value);
+        let entry = entries.get(Cells::place(cells, bits)).copied().unwrap_or_default();
+        *code = (entry.code + u32::from(f32::from_bits(bits) > entry.threshold)) as u8;
+    }
+}
+
+const _: () = assert!(CELL_BITS + LOW_BITS == 32);
