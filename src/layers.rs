@@ -534,3 +534,6 @@ pub(crate) fn set_int8_dynamic(layer: &mut NeuralNetworkLayer, enabled: bool) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;
