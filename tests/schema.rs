@@ -95,11 +95,8 @@ fn schema_is_the_table() {
     }
     let schema: BTreeSet<&str> = writer.lines.iter().map(String::as_str).collect();
     assert_eq!(schema.len(), writer.lines.len(), "the schema says something twice");
-    let table: BTreeMap<&str, usize> = TABLE
-        .lines()
-        .zip(1..)
-        .filter(|(line, _)| !line.starts_with("#file\tmessage or enum\t"))
-        .collect();
+    let table: BTreeMap<&str, usize> =
+        TABLE.lines().zip(1..).filter(|(line, _)| !line.starts_with("#file\tmessage or enum\t")).collect();
     let missing: Vec<_> = table
         .iter()
         .filter(|(line, _)| !schema.contains(**line))

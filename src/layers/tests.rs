@@ -26,7 +26,8 @@ impl Schema {
         let mut messages = BTreeMap::new();
         for file in FileDescriptorSet::decode(&bytes[..]).unwrap().file {
             for message in file.message_type {
-                messages.insert(format!(".{}.{}", file.package.as_deref().unwrap_or_default(), message.name()), message);
+                messages
+                    .insert(format!(".{}.{}", file.package.as_deref().unwrap_or_default(), message.name()), message);
             }
         }
         Self(messages)
