@@ -1,4 +1,5 @@
-//! Shows what a Core ML model holds: its inputs and outputs, its layers, and how their weights are stored.
+//! Shows what a Core ML model holds: its inputs and outputs, its layers, how their weights are stored, and whether that
+//! breaks a rule of Core ML's.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use coreml_quant::proto::FeatureDescription;
 use coreml_quant::proto::feature_type::Type;
-use coreml_quant::{Error, Model};
+use coreml_quant::{Error, Model, check};
 
 /// Shows the layers of a Core ML model and how their weights are stored.
 #[derive(Parser)]
@@ -73,6 +74,13 @@ fn run(options: &Options) -> Result<(), Error> {
         }
         let sum = |of: fn(&Total) -> usize| totals.values().map(of).sum::<usize>();
         println!("{:24} {:>8} {:>14} {:>14}", "total", sum(|t| t.layers), sum(|t| t.values), sum(|t| t.bytes));
+    }
+    let findings = check(&model);
+    if !findings.is_empty() {
+        println!("\nCore ML's rules are broken:");
+    }
+    for finding in findings {
+        println!("  {finding}");
     }
     Ok(())
 }

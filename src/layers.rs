@@ -4,7 +4,7 @@
 //! compile until someone has decided what its weights are, and a test holds the table against the schema: every
 //! field of type `WeightParams` is listed.
 //!
-//! One rule needs no column: the float weights of one layer agree in their type, float16 or float32.
+//! A rule about several weights of a layer, or about a layer as a whole, has a function of its own beside the table.
 
 use std::borrow::Cow;
 
@@ -124,12 +124,15 @@ fn constant(dims: &[u64]) -> Result<Shape, ShapeError> {
     Ok(shape)
 }
 
-/// A weight whose shape the layer does not tell: as many values as are stored.
+/// A weight whose shape the layer does not tell: as many values as are stored, or as the bytes of packed codes hold.
 fn as_stored(params: Option<&WeightParams>) -> Result<Shape, ShapeError> {
     let units = params.map_or(0, |params| {
-        params.float_value.len().max(params.float16_value.len() / 2).max(params.int8_raw_value.len())
+        let nbits = params.quantization.as_ref().map_or(0, |quantization| quantization.number_of_bits);
+        let codes = (params.raw_value.len() as u64 * 8).checked_div(nbits).unwrap_or(0);
+        let stored = params.float_value.len().max(params.float16_value.len() / 2).max(params.int8_raw_value.len());
+        codes.max(stored as u64)
     });
-    vector(units as u64)
+    vector(units)
 }
 
 fn divide(what: &'static str, value: u64, groups: u64) -> Result<u64, ShapeError> {
@@ -184,6 +187,15 @@ fn convolution3d(params: &Convolution3DLayerParams) -> Result<Shape, ShapeError>
         size("kernelWidth", params.kernel_width)?,
     ])
 }
+
+/// The parts of an LSTM that have matrices and biases.
+const LSTM_GATES: [&str; 4] = ["inputGate", "forgetGate", "blockInput", "outputGate"];
+
+/// Those that have a peephole.
+const LSTM_PEEPHOLES: [&str; 3] = ["inputGate", "forgetGate", "outputGate"];
+
+/// Sets of weights in a bidirectional LSTM: forward and backward.
+const DIRECTIONS: usize = 2;
 
 /// Which of an LSTM's weights are read, and their sizes.
 struct LstmSizes {
@@ -331,9 +343,7 @@ macro_rules! weight_table {
                         biases: options.has_bias_vectors,
                         peepholes: options.has_peephole_vectors,
                     };
-                    if let Some(set) = p.weight_params.$as_ref() {
-                        $lstm(&mut table, "weightParams", set, &sizes);
-                    }
+                    $lstm(&mut table, "weightParams", p.weight_params.$as_ref(), &sizes);
                 }
                 Layer::BiDirectionalLstm(p) => {
                     let options = p.params.unwrap_or_default();
@@ -343,7 +353,9 @@ macro_rules! weight_table {
                         biases: options.has_bias_vectors,
                         peepholes: options.has_peephole_vectors,
                     };
-                    for (direction, set) in p.weight_params.$iter().enumerate() {
+                    let missing = p.weight_params.len()..DIRECTIONS;
+                    let sets = p.weight_params.$iter().map(Some).chain(missing.map(|_| None));
+                    for (direction, set) in sets.enumerate() {
                         $lstm(&mut table, &format!("weightParams[{direction}]"), set, &sizes);
                     }
                 }
@@ -428,43 +440,52 @@ macro_rules! weight_table {
         fn $lstm<'a>(
             table: &mut Table<&'a $($mut)? WeightParams>,
             set_name: &str,
-            set: &'a $($mut)? LstmWeightParams,
+            set: Option<&'a $($mut)? LstmWeightParams>,
             sizes: &LstmSizes,
         ) {
+            let (weights, recursions, biases, peepholes) = match set {
+                Some(set) => (
+                    [
+                        set.input_gate_weight_matrix.$as_ref(),
+                        set.forget_gate_weight_matrix.$as_ref(),
+                        set.block_input_weight_matrix.$as_ref(),
+                        set.output_gate_weight_matrix.$as_ref(),
+                    ],
+                    [
+                        set.input_gate_recursion_matrix.$as_ref(),
+                        set.forget_gate_recursion_matrix.$as_ref(),
+                        set.block_input_recursion_matrix.$as_ref(),
+                        set.output_gate_recursion_matrix.$as_ref(),
+                    ],
+                    [
+                        set.input_gate_bias_vector.$as_ref(),
+                        set.forget_gate_bias_vector.$as_ref(),
+                        set.block_input_bias_vector.$as_ref(),
+                        set.output_gate_bias_vector.$as_ref(),
+                    ],
+                    [
+                        set.input_gate_peephole_vector.$as_ref(),
+                        set.forget_gate_peephole_vector.$as_ref(),
+                        set.output_gate_peephole_vector.$as_ref(),
+                    ],
+                ),
+                None => Default::default(),
+            };
             let (h, i) = (sizes.outputs, sizes.inputs);
-            for (field, params) in [
-                ("inputGateWeightMatrix", set.input_gate_weight_matrix.$as_ref()),
-                ("forgetGateWeightMatrix", set.forget_gate_weight_matrix.$as_ref()),
-                ("blockInputWeightMatrix", set.block_input_weight_matrix.$as_ref()),
-                ("outputGateWeightMatrix", set.output_gate_weight_matrix.$as_ref()),
-            ] {
-                table.add(format!("{set_name}.{field}"), params, by_rows(&[h, i]), Rule::Any);
+            for (gate, params) in LSTM_GATES.into_iter().zip(weights) {
+                table.add(format!("{set_name}.{gate}WeightMatrix"), params, by_rows(&[h, i]), Rule::Any);
             }
-            for (field, params) in [
-                ("inputGateRecursionMatrix", set.input_gate_recursion_matrix.$as_ref()),
-                ("forgetGateRecursionMatrix", set.forget_gate_recursion_matrix.$as_ref()),
-                ("blockInputRecursionMatrix", set.block_input_recursion_matrix.$as_ref()),
-                ("outputGateRecursionMatrix", set.output_gate_recursion_matrix.$as_ref()),
-            ] {
-                table.add(format!("{set_name}.{field}"), params, by_rows(&[h, h]), Rule::Any);
+            for (gate, params) in LSTM_GATES.into_iter().zip(recursions) {
+                table.add(format!("{set_name}.{gate}RecursionMatrix"), params, by_rows(&[h, h]), Rule::Any);
             }
             if sizes.biases {
-                for (field, params) in [
-                    ("inputGateBiasVector", set.input_gate_bias_vector.$as_ref()),
-                    ("forgetGateBiasVector", set.forget_gate_bias_vector.$as_ref()),
-                    ("blockInputBiasVector", set.block_input_bias_vector.$as_ref()),
-                    ("outputGateBiasVector", set.output_gate_bias_vector.$as_ref()),
-                ] {
-                    table.add(format!("{set_name}.{field}"), params, vector(h), Rule::Any);
+                for (gate, params) in LSTM_GATES.into_iter().zip(biases) {
+                    table.add(format!("{set_name}.{gate}BiasVector"), params, vector(h), Rule::Any);
                 }
             }
             if sizes.peepholes {
-                for (field, params) in [
-                    ("inputGatePeepholeVector", set.input_gate_peephole_vector.$as_ref()),
-                    ("forgetGatePeepholeVector", set.forget_gate_peephole_vector.$as_ref()),
-                    ("outputGatePeepholeVector", set.output_gate_peephole_vector.$as_ref()),
-                ] {
-                    table.add(format!("{set_name}.{field}"), params, vector(h), Rule::Any);
+                for (gate, params) in LSTM_PEEPHOLES.into_iter().zip(peepholes) {
+                    table.add(format!("{set_name}.{gate}PeepholeVector"), params, vector(h), Rule::Any);
                 }
             }
         }
@@ -503,6 +524,34 @@ pub(crate) fn inner_networks_mut(layer: &mut NeuralNetworkLayer) -> Vec<(&'stati
         _ => return Vec::new(),
     };
     networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
+}
+
+/// What the weights of one layer have to have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreement {
+    /// Not some in float16 and others in float32. Quantized ones are free.
+    Floats,
+    /// As `Floats`, and free as soon as a matrix is quantized.
+    FloatsUnlessMatrixQuantized,
+    /// All are float32, all float16, or all quantized.
+    Kind,
+    /// Nothing.
+    Free,
+}
+
+/// What the weights of a layer have to have in common.
+pub(crate) fn agreement(layer: &NeuralNetworkLayer) -> Agreement {
+    match &layer.layer {
+        Some(Layer::SimpleRecurrent(_)) => Agreement::FloatsUnlessMatrixQuantized,
+        Some(Layer::Activation(_)) => Agreement::Kind,
+        Some(Layer::Custom(_)) => Agreement::Free,
+        _ => Agreement::Floats,
+    }
+}
+
+/// Whether layers of this type can be trained on the device.
+pub(crate) fn can_be_updatable(layer: &NeuralNetworkLayer) -> bool {
+    matches!(&layer.layer, Some(Layer::Convolution(_) | Layer::InnerProduct(_) | Layer::UniDirectionalLstm(_)))
 }
 
 /// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that

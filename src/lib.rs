@@ -21,6 +21,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)
 )]
 
+mod check;
 mod config;
 mod error;
 mod kernels;
@@ -40,6 +41,7 @@ mod survey;
 mod walk;
 pub mod weight_params;
 
+pub use check::{Finding, Subject, Violation, check};
 pub use config::{Mode, Progress, QuantConfig};
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use layer_type::layer_type;

@@ -135,7 +135,7 @@ fn write_pieces(
 
     let mut pieces: Vec<Piece> = Vec::new();
     let (mut offset, mut done) = (0_u64, 0);
-    for (index, hole) in holes.iter().filter_map(|params| params.hole.as_ref()).enumerate() {
+    for (index, hole) in holes.iter().filter_map(WeightParams::as_hole).enumerate() {
         let before = done..hole.offset(capacity);
         done = before.end;
         let len = before.len() + hole.len();

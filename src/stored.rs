@@ -116,9 +116,7 @@ impl StoredForm {
     }
 
     /// The form in which `params` holds a weight of `shape`, everything about it checked: lengths, bits, the counts of
-    /// scales and biases, the table.
-    ///
-    /// `int8_dynamic` tells whether the layer quantizes its activations.
+    /// scales and biases, the table. Whether the layer may have this form is another question.
     pub(crate) fn of(params: &WeightParams, shape: &Shape) -> Result<Self, WeightError> {
         let set: Vec<(&'static str, usize)> = [
             ("floatValue", params.float_value.len()),

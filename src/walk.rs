@@ -70,19 +70,28 @@ fn pipeline_mut(model: &mut Model) -> Option<&mut Pipeline> {
 /// Visits a model and the members of its pipelines, outer ones first.
 pub(crate) fn each_model<'m>(model: &'m Model, path: &str, visit: &mut dyn FnMut(&str, &'m Model)) {
     visit(path, model);
-    for (index, member) in pipeline(model).into_iter().flat_map(|pipeline| &pipeline.models).enumerate() {
-        each_model(member, &member_path(path, index), visit);
+    for (path, member) in members(model, path) {
+        each_model(member, &path, visit);
     }
+}
+
+/// The members of a pipeline, with their paths; none if the model is something else.
+pub(crate) fn members<'m>(model: &'m Model, path: &str) -> impl Iterator<Item = (String, &'m Model)> {
+    let members = pipeline(model).into_iter().flat_map(|pipeline| &pipeline.models).enumerate();
+    members.map(move |(index, member)| (member_path(path, index), member))
 }
 
 /// Visits every layer.
 pub(crate) fn each_layer<'m>(model: &'m Model, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
-    each_model(model, ROOT, &mut |path, model| {
-        if let Some((layers, mapping)) = network(model) {
-            let at = At { network: path, inside: &[], exact_arrays: is_exact(mapping) };
-            each_layer_in(layers, at, visit);
-        }
-    });
+    each_model(model, ROOT, &mut |path, model| each_own_layer(model, path, visit));
+}
+
+/// Visits the layers of a model's own network, and of the networks inside that.
+pub(crate) fn each_own_layer<'m>(model: &'m Model, path: &str, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
+    if let Some((layers, mapping)) = network(model) {
+        let at = At { network: path, inside: &[], exact_arrays: is_exact(mapping) };
+        each_layer_in(layers, at, visit);
+    }
 }
 
 fn each_layer_in<'m>(

@@ -54,8 +54,6 @@ pub struct WeightParams {
     pub quantization: Option<QuantizationParams>,
     /// Whether on-device training may change this weight.
     pub is_updatable: bool,
-    /// Set only while a model is written: the message's place is kept free, see [`Hole`].
-    pub(crate) hole: Option<Arc<Hole>>,
 }
 
 /// A message whose bytes are written later: its encoded length is known, its content is not computed yet.
@@ -66,12 +64,6 @@ pub(crate) struct Hole {
     len: usize,
     /// What `remaining_mut` of the buffer was when the hole was passed.
     remaining: AtomicUsize,
-}
-
-impl PartialEq for Hole {
-    fn eq(&self, other: &Self) -> bool {
-        self.len == other.len
-    }
 }
 
 impl Hole {
@@ -95,7 +87,16 @@ impl WeightParams {
 
     /// A placeholder for a message of `len` encoded bytes.
     pub(crate) fn hole(len: usize) -> Self {
-        Self { hole: Some(Arc::new(Hole { len, remaining: AtomicUsize::new(0) })), ..Self::default() }
+        let hole = Hole { len, remaining: AtomicUsize::new(0) };
+        Self { float_value: FloatValues(Storage::Hole(Arc::new(hole))), ..Self::default() }
+    }
+
+    /// The placeholder, if this is one.
+    pub(crate) fn as_hole(&self) -> Option<&Hole> {
+        match &self.float_value.0 {
+            Storage::Hole(hole) => Some(hole),
+            Storage::Shared(_) | Storage::Owned(_) => None,
+        }
     }
 
     /// Whether no form of the weight is stored.
@@ -109,7 +110,7 @@ impl WeightParams {
 
 impl Message for WeightParams {
     fn encode_raw(&self, buf: &mut impl BufMut) {
-        if let Some(hole) = &self.hole {
+        if let Some(hole) = self.as_hole() {
             hole.remaining.store(buf.remaining_mut(), Ordering::Relaxed);
             return;
         }
@@ -151,7 +152,7 @@ impl Message for WeightParams {
     }
 
     fn encoded_len(&self) -> usize {
-        if let Some(hole) = &self.hole {
+        if let Some(hole) = self.as_hole() {
             return hole.len;
         }
         let payloads: usize = self.payloads().iter().map(|(tag, payload)| Self::payload_len(*tag, payload.len())).sum();
@@ -254,7 +255,7 @@ impl WeightParams {
     pub(crate) fn encode_around_payload(&self) -> Option<(Vec<u8>, &[u8], Vec<u8>)> {
         let mut set = self.payloads().into_iter().filter(|(_, payload)| !payload.is_empty());
         let (tag, payload) = set.next()?;
-        if set.next().is_some() || self.hole.is_some() {
+        if set.next().is_some() {
             return None;
         }
         let (mut head, mut tail) = (Vec::new(), Vec::new());
@@ -277,6 +278,8 @@ pub struct FloatValues(Storage);
 enum Storage {
     Shared(Bytes),
     Owned(Vec<u8>),
+    /// Only while a model is written: no values, but a place that is kept free for the whole message.
+    Hole(Arc<Hole>),
 }
 
 impl Default for Storage {
@@ -298,6 +301,7 @@ impl Storage {
         match self {
             Self::Shared(bytes) => bytes,
             Self::Owned(bytes) => bytes,
+            Self::Hole(_) => &[],
         }
     }
 
@@ -311,6 +315,7 @@ impl Storage {
                 *self = Self::Owned(owned);
             }
             Self::Owned(bytes) => bytes.extend_from_slice(more),
+            Self::Hole(_) => *self = Self::Owned(more.to_vec()),
         }
     }
 }
@@ -333,6 +338,7 @@ impl FloatValues {
         match self.0 {
             Storage::Shared(bytes) => bytes,
             Storage::Owned(bytes) => bytes.into(),
+            Storage::Hole(_) => Bytes::new(),
         }
     }
 

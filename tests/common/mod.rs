@@ -1,6 +1,8 @@
 //! What several tests share.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub mod kinds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
