@@ -214,6 +214,14 @@ pub enum QuantizedWeight {
 }
 
 impl QuantizedWeight {
+    /// Gives the memory of the values or codes back.
+    pub fn recycle(self, buffers: &mut Buffers) {
+        buffers.give_back(match self {
+            Self::Float32(bytes) | Self::Float16(bytes) | Self::Int8 { values: bytes, .. } => bytes,
+            Self::Linear { codes, .. } | Self::LookupTable { codes, .. } => codes.packed,
+        });
+    }
+
     /// The form this is, if its parts belong together for `units` values.
     pub(crate) fn stored_form(&self, units: usize) -> Result<StoredForm, QuantizeError> {
         let counted = |found: usize| {
