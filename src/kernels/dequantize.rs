@@ -4,6 +4,7 @@
 //! entries are copied bit for bit. Codes are packed as [`pack`](super::pack) says, signed 8-bit codes are two's
 //! complement bytes.
 
+use super::encode::segments;
 use super::{BLOCK, CHUNK, Channels, pack, words_mut};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -61,17 +62,15 @@ fn blocks(packed: &[u8], nbits: u8, out: &mut [[u8; 4]], decode: impl Fn(usize, 
 
 #[multiversion(targets = "simd")]
 fn linear_chunk(codes: &[u8], start: usize, channels: Channels, scale: &[f32], bias: &[f32], out: &mut [[u8; 4]]) {
-    let inner = channels.inner.max(1);
-    let (mut row, mut offset, mut done) = (start / inner, start % inner, 0);
-    while done < codes.len() {
-        let channel = row % channels.count.max(1);
-        let len = (codes.len() - done).min(inner - offset);
-        let scale = scale.get(channel).copied().map_or(0.0, f64::from);
+    let mut rest = out;
+    for (channel, codes) in segments(codes, start, channels) {
+        let (out, after) = rest.split_at_mut(codes.len());
+        rest = after;
+        let scale = f64::from(scale[channel]);
         let bias = bias.get(channel).copied().map_or(0.0, f64::from);
-        for (out, &code) in out[done..][..len].iter_mut().zip(&codes[done..][..len]) {
+        for (out, &code) in out.iter_mut().zip(codes) {
             *out = ((f64::from(code) * scale + bias) as f32).to_le_bytes();
         }
-        (row, offset, done) = (row + 1, 0, done + len);
     }
 }
 

@@ -8,11 +8,8 @@ use super::{BLOCK, CHUNK, Channels, NonFinite, pack, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Channels shorter than this are handled [`LANES`] at a time, transposed, so that vectors run across channels.
-const SHORT: usize = 32;
-
-/// Channels of a [`Tile`].
-const LANES: usize = 16;
+/// Channels whose grids are computed together, where they are short.
+const GROUP: usize = 32;
 
 /// Smallest and largest weight of a channel, as keys that order like float32's total order.
 #[derive(Clone, Copy, Debug)]
@@ -32,15 +29,10 @@ impl Range {
     const EMPTY: Self = Self { min: i32::MAX, max: i32::MIN };
 
     /// Smallest and largest weight; 0 and 0 for a channel without weights.
+    #[inline(always)]
     pub(crate) fn bounds(self) -> (f32, f32) {
         let value = |ordered| f32::from_bits(key(ordered) as u32);
         if self.min > self.max { (0.0, 0.0) } else { (value(self.min), value(self.max)) }
-    }
-
-    /// Whether all weights are.
-    pub(super) fn is_finite(self) -> bool {
-        let (min, max) = self.bounds();
-        min.is_finite() && max.is_finite()
     }
 
     #[inline(always)]
@@ -52,25 +44,23 @@ impl Range {
     /// The range of the weights of one channel.
     #[inline(always)]
     fn of(weights: &[[u8; 4]]) -> Self {
-        let (groups, rest) = weights.as_chunks::<32>();
-        let (mut min, mut max) = ([i32::MAX; 32], [i32::MIN; 32]);
-        for group in groups {
-            for i in 0..32 {
-                let weight = key(i32::from_le_bytes(group[i]));
-                min[i] = min[i].min(weight);
-                max[i] = max[i].max(weight);
-            }
-        }
         let mut range = Self::EMPTY;
-        for i in 0..32 {
-            range.merge(Self { min: min[i], max: max[i] });
-        }
-        for &bytes in rest {
+        for &bytes in weights {
             let weight = key(i32::from_le_bytes(bytes));
             range.merge(Self { min: weight, max: weight });
         }
         range
     }
+}
+
+/// Whether the weights of all these channels are finite.
+#[inline(always)]
+pub(super) fn all_finite(ranges: &[Range]) -> bool {
+    // No early end: it would keep the loop from being vectorized.
+    ranges.iter().fold(true, |finite, range| {
+        let (min, max) = range.bounds();
+        finite & min.is_finite() & max.is_finite()
+    })
 }
 
 /// The values that a channel's codes stand for: `code * scale + bias`.
@@ -132,72 +122,6 @@ fn encode_row(weights: &[[u8; 4]], grid: Grid, steps: Steps, top: f64, codes: &m
     }
 }
 
-/// Up to [`LANES`] short channels, transposed: one lane a channel.
-struct Tile {
-    weights: [[i32; LANES]; SHORT],
-    inner: usize,
-}
-
-impl Tile {
-    #[inline(always)]
-    fn new(inner: usize) -> Self {
-        Self { weights: [[0; LANES]; SHORT], inner }
-    }
-
-    /// Takes the weights of consecutive channels; the lanes of missing ones keep what they had.
-    #[inline(always)]
-    fn load(&mut self, weights: &[[u8; 4]]) {
-        for (lane, channel) in weights.chunks_exact(self.inner).enumerate().take(LANES) {
-            for (row, &bytes) in self.weights.iter_mut().zip(channel) {
-                row[lane] = i32::from_le_bytes(bytes);
-            }
-        }
-    }
-
-    /// The range of each lane.
-    #[inline(always)]
-    fn ranges(&self) -> [Range; LANES] {
-        let (mut min, mut max) = ([i32::MAX; LANES], [i32::MIN; LANES]);
-        for row in &self.weights[..self.inner] {
-            for lane in 0..LANES {
-                let weight = key(row[lane]);
-                min[lane] = min[lane].min(weight);
-                max[lane] = max[lane].max(weight);
-            }
-        }
-        let mut ranges = [Range::EMPTY; LANES];
-        for lane in 0..LANES {
-            ranges[lane] = Range { min: min[lane], max: max[lane] };
-        }
-        ranges
-    }
-
-    /// Encodes the channels of the first lanes, in the order they came in.
-    #[inline(always)]
-    fn encode(&self, grids: &[Grid; LANES], steps: Steps, top: f64, codes: &mut [u8]) {
-        let mut encoded = [[0_u8; LANES]; SHORT];
-        let bias = grids.map(|grid| grid.bias);
-        let scale = grids.map(|grid| match steps {
-            Steps::Multiply => reciprocal(grid.scale),
-            Steps::Divide => grid.scale,
-        });
-        for (row, encoded) in self.weights.iter().zip(&mut encoded).take(self.inner) {
-            for lane in 0..LANES {
-                let distance = f64::from(f32::from_bits(row[lane] as u32)) - bias[lane];
-                encoded[lane] = match steps {
-                    Steps::Multiply => round_to_code(distance * scale[lane], 0.0, top),
-                    Steps::Divide => round_to_code(distance / scale[lane], 0.0, top),
-                };
-            }
-        }
-        for (lane, channel) in codes.chunks_exact_mut(self.inner).enumerate().take(LANES) {
-            for (code, row) in channel.iter_mut().zip(&encoded) {
-                *code = row[lane];
-            }
-        }
-    }
-}
-
 /// Takes codes in order and packs them into the bytes of a block.
 struct Packer<'a> {
     nbits: u8,
@@ -253,50 +177,24 @@ pub(super) fn top_code(nbits: u8) -> f64 {
 
 /// Splits a stretch of a tensor, from the weight `start` on, into (channel, weights) at the ends of rows.
 #[inline(always)]
-fn segments(weights: &[[u8; 4]], start: usize, channels: Channels) -> impl Iterator<Item = (usize, &[[u8; 4]])> {
+pub(super) fn segments<T>(weights: &[T], start: usize, channels: Channels) -> impl Iterator<Item = (usize, &[T])> {
     let inner = channels.inner.max(1);
-    let (mut row, mut offset) = (start / inner, start % inner);
+    let (mut channel, mut len) = (start / inner % channels.count.max(1), inner - start % inner);
     let mut rest = weights;
     std::iter::from_fn(move || {
-        let (segment, after) = rest.split_at(rest.len().min(inner - offset));
-        let channel = row % channels.count.max(1);
-        (row, offset, rest) = (row + 1, 0, after);
-        (!segment.is_empty()).then_some((channel, segment))
-    })
-}
-
-/// Splits whole rows of short channels, from the weight `start` on, into (first channel, weights of up to [`LANES`]).
-#[inline(always)]
-fn tiles(weights: &[[u8; 4]], start: usize, channels: Channels) -> impl Iterator<Item = (usize, &[[u8; 4]])> {
-    let inner = channels.inner.max(1);
-    let mut first = start / inner % channels.count.max(1);
-    let mut rest = weights;
-    std::iter::from_fn(move || {
-        let lanes = LANES.min(channels.count - first);
-        let (tile, after) = rest.split_at(rest.len().min(lanes * inner));
-        let channel = first;
-        first = if first + lanes == channels.count { 0 } else { first + lanes };
-        rest = after;
-        (!tile.is_empty()).then_some((channel, tile))
+        let (segment, after) = rest.split_at(rest.len().min(len));
+        let this = channel;
+        channel = if channel + 1 == channels.count { 0 } else { channel + 1 };
+        (len, rest) = (inner, after);
+        (!segment.is_empty()).then_some((this, segment))
     })
 }
 
 /// Widens `ranges` by the weights of a block that begins at the weight `start`.
 #[multiversion(targets = "simd")]
 fn range_block(weights: &[[u8; 4]], start: usize, channels: Channels, ranges: &mut [Range]) {
-    if channels.inner < SHORT {
-        let mut tile = Tile::new(channels.inner);
-        for (first, weights) in tiles(weights, start, channels) {
-            tile.load(weights);
-            let lanes = weights.len() / channels.inner;
-            for (range, lane) in ranges[first..][..lanes].iter_mut().zip(tile.ranges()) {
-                range.merge(lane);
-            }
-        }
-    } else {
-        for (channel, weights) in segments(weights, start, channels) {
-            ranges[channel].merge(Range::of(weights));
-        }
+    for (channel, weights) in segments(weights, start, channels) {
+        ranges[channel].merge(Range::of(weights));
     }
 }
 
@@ -313,27 +211,17 @@ fn encode_block(
 ) {
     let top = top_code(nbits);
     let mut packer = Packer::new(nbits, codes);
-    if channels.inner < SHORT {
-        let mut tile = Tile::new(channels.inner);
-        for (first, weights) in tiles(weights, start, channels) {
-            let lanes = weights.len() / channels.inner;
-            let mut lane_grids = [Grid::default(); LANES];
-            lane_grids[..lanes].copy_from_slice(&grids[first..][..lanes]);
-            tile.load(weights);
-            tile.encode(&lane_grids, steps, top, packer.next(weights.len()));
-        }
-    } else {
-        for (channel, weights) in segments(weights, start, channels) {
-            for weights in weights.chunks(CHUNK) {
-                encode_row(weights, grids[channel], steps, top, packer.next(weights.len()));
-            }
+    for (channel, weights) in segments(weights, start, channels) {
+        for weights in weights.chunks(CHUNK) {
+            encode_row(weights, grids[channel], steps, top, packer.next(weights.len()));
         }
     }
     packer.finish();
 }
 
 /// Ranges, grids and codes of a block of whole channels, which are the first axis, while they are in the cache.
-/// `grid` gives the grid of a channel of the block from its range; `None` ends the work.
+/// `plan` fills in the grids of some channels, of which it gets the first one's index and the ranges; `None` ends the
+/// work.
 #[inline(always)]
 pub(super) fn quantize_rows(
     weights: &[[u8; 4]],
@@ -341,25 +229,22 @@ pub(super) fn quantize_rows(
     steps: Steps,
     nbits: u8,
     codes: &mut [u8],
-    mut grid: impl FnMut(usize, Range) -> Option<Grid>,
+    mut plan: impl FnMut(usize, &[Range], &mut [Grid]) -> Option<()>,
 ) -> Option<()> {
     let top = top_code(nbits);
     let mut packer = Packer::new(nbits, codes);
-    if inner < SHORT {
-        let mut tile = Tile::new(inner);
-        for (index, weights) in weights.chunks(LANES * inner).enumerate() {
-            tile.load(weights);
-            let mut grids = [Grid::default(); LANES];
-            let ranges = tile.ranges();
-            for lane in 0..weights.len() / inner {
-                grids[lane] = grid(index * LANES + lane, ranges[lane])?;
-            }
-            tile.encode(&grids, steps, top, packer.next(weights.len()));
+    let (mut ranges, mut grids) = ([Range::EMPTY; GROUP], [Grid::default(); GROUP]);
+    // Few enough that their weights are still in the first-level cache when they are encoded.
+    let group = (CHUNK / inner).clamp(1, GROUP);
+    for (index, weights) in weights.chunks(group * inner).enumerate() {
+        let rows = weights.chunks(inner);
+        let count = rows.len();
+        for (range, row) in ranges.iter_mut().zip(rows.clone()) {
+            *range = Range::of(row);
         }
-    } else {
-        for (channel, weights) in weights.chunks(inner).enumerate() {
-            let grid = grid(channel, Range::of(weights))?;
-            for weights in weights.chunks(CHUNK) {
+        plan(index * group, &ranges[..count], &mut grids[..count])?;
+        for (&grid, row) in grids.iter().zip(rows) {
+            for weights in row.chunks(CHUNK) {
                 encode_row(weights, grid, steps, top, packer.next(weights.len()));
             }
         }
@@ -376,15 +261,14 @@ pub(crate) fn ranges(values: &[u8], channels: Channels) -> Result<Vec<Range>, No
     let weights = words(values);
     debug_assert_eq!(weights.len(), channels.len());
     let empty = || vec![Range::EMPTY; channels.count];
-    let block_len = channels.block_len(SHORT);
     let ranges = if weights.len() <= BLOCK {
         let mut ranges = empty();
         range_block(weights, 0, channels, &mut ranges);
         ranges
     } else {
-        let blocks = weights.par_chunks(block_len).enumerate();
+        let blocks = weights.par_chunks(BLOCK).enumerate();
         let partial = blocks.fold(empty, |mut ranges, (index, weights)| {
-            range_block(weights, index * block_len, channels, &mut ranges);
+            range_block(weights, index * BLOCK, channels, &mut ranges);
             ranges
         });
         partial.reduce(empty, |mut ranges, others| {
@@ -394,8 +278,7 @@ pub(crate) fn ranges(values: &[u8], channels: Channels) -> Result<Vec<Range>, No
             ranges
         })
     };
-    let finite = ranges.iter().all(|range| range.is_finite());
-    match NonFinite::first(if finite { &[] } else { weights }) {
+    match NonFinite::first(if all_finite(&ranges) { &[] } else { weights }) {
         Some(error) => Err(error),
         None => Ok(ranges),
     }
@@ -410,9 +293,8 @@ pub(crate) fn encode(values: &[u8], channels: Channels, grids: &[Grid], steps: S
     if weights.len() <= BLOCK {
         return encode_block(weights, 0, channels, grids, steps, nbits, codes);
     }
-    let block_len = channels.block_len(SHORT);
-    let blocks = weights.par_chunks(block_len).zip(codes.par_chunks_mut(pack::packed_len(block_len, nbits)));
+    let blocks = weights.par_chunks(BLOCK).zip(codes.par_chunks_mut(pack::packed_len(BLOCK, nbits)));
     blocks.enumerate().for_each(|(index, (weights, codes))| {
-        encode_block(weights, index * block_len, channels, grids, steps, nbits, codes);
+        encode_block(weights, index * BLOCK, channels, grids, steps, nbits, codes);
     });
 }

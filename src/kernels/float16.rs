@@ -5,9 +5,7 @@
 //! infinities. 65504 itself is accepted (coremltools 9.0 refuses it). The way back is exact, NaN and the infinities
 //! included.
 
-use super::{BLOCK, CHUNK, words, words_mut};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use super::{BLOCK, words, words_mut};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -23,7 +21,14 @@ pub(crate) struct OutOfRange {
 /// Bits of 65504, the largest finite half, as float32.
 const LARGEST: u32 = f32::to_bits(65504.0);
 
+/// Bits of 2^-14, the smallest normal half, as float32.
+const SMALLEST_NORMAL: u32 = 113 << 23;
+
+/// Bits of 2^-24, the smallest half above 0, as float32.
+const SMALLEST: u32 = 103 << 23;
+
 /// The bits without the sign: ordered as magnitudes, NaN above all.
+#[inline(always)]
 fn magnitude(bytes: [u8; 4]) -> u32 {
     u32::from_le_bytes(bytes) & 0x7FFF_FFFF
 }
@@ -52,30 +57,22 @@ pub(crate) fn to_float16(values: &[u8], out: &mut [u8]) -> Result<(), OutOfRange
 }
 
 /// Converts a block; whether all of it is in range.
-fn to_block(weights: &[[u8; 4]], out: &mut [[u8; 2]]) -> bool {
-    let (mut floats, mut halves) = ([0.0; CHUNK], [f16::ZERO; CHUNK]);
-    weights.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).all(|(weights, out)| {
-        let (floats, halves) = (&mut floats[..weights.len()], &mut halves[..weights.len()]);
-        if read(weights, floats) > LARGEST {
-            return false;
-        }
-        halves.convert_from_f32_slice(floats);
-        for (out, half) in out.iter_mut().zip(halves) {
-            *out = half.to_le_bytes();
-        }
-        true
-    })
-}
-
-/// Copies weights to where they are aligned, and finds the largest magnitude.
 #[multiversion(targets = "simd")]
-fn read(weights: &[[u8; 4]], floats: &mut [f32]) -> u32 {
+fn to_block(weights: &[[u8; 4]], out: &mut [[u8; 2]]) -> bool {
     let mut largest = 0;
-    for (float, &bytes) in floats.iter_mut().zip(weights) {
-        *float = f32::from_le_bytes(bytes);
-        largest = largest.max(magnitude(bytes));
+    for (out, &bytes) in out.iter_mut().zip(weights) {
+        let magnitude = magnitude(bytes);
+        largest = largest.max(magnitude);
+        let sign = (u32::from_le_bytes(bytes) ^ magnitude) >> 16;
+        // The exponent's bias goes from 127 to 15, the fraction from 23 bits to 10, rounded by what is cut off.
+        let odd = magnitude >> 13 & 1;
+        let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + odd) >> 13;
+        // Neighbouring floats above 0.5 are 2^-24 apart, like subnormal halves: the addition rounds.
+        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(f32::to_bits(0.5));
+        let half = if magnitude < SMALLEST_NORMAL { subnormal } else { normal };
+        *out = ((sign | half) as u16).to_le_bytes();
     }
-    largest
+    largest <= LARGEST
 }
 
 /// Converts `halves` to float32: `out` has 4 bytes a weight, `halves` 2.
@@ -90,16 +87,15 @@ pub(crate) fn from_float16(halves: &[u8], out: &mut [u8]) {
     }
 }
 
+#[multiversion(targets = "simd")]
 fn from_block(halves: &[[u8; 2]], out: &mut [[u8; 4]]) {
-    let (mut aligned, mut floats) = ([f16::ZERO; CHUNK], [0.0; CHUNK]);
-    for (halves, out) in halves.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-        let (aligned, floats) = (&mut aligned[..halves.len()], &mut floats[..halves.len()]);
-        for (half, &bytes) in aligned.iter_mut().zip(halves) {
-            *half = f16::from_le_bytes(bytes);
-        }
-        aligned.convert_to_f32_slice(floats);
-        for (out, float) in out.iter_mut().zip(floats) {
-            *out = float.to_le_bytes();
-        }
+    for (out, &bytes) in out.iter_mut().zip(halves) {
+        let half = u32::from(u16::from_le_bytes(bytes));
+        let (sign, magnitude) = ((half & 0x8000) << 16, half & 0x7FFF);
+        let subnormal = (magnitude as f32 * f32::from_bits(SMALLEST)).to_bits();
+        // The largest exponent, of NaN and the infinities, is again the largest.
+        let rebias = if magnitude >= 0x7C00 { 224 << 23 } else { 112 << 23 };
+        let normal = (magnitude << 13) + rebias;
+        *out = (sign | if magnitude < 0x400 { subnormal } else { normal }).to_le_bytes();
     }
 }

@@ -19,7 +19,7 @@
 //! alone. In a channel with both -0 and +0 and no smaller weight, the bias is -0 (there the sign depends on the order).
 //! NaN and infinite weights are errors. Codes are packed as [`pack`](super::pack) says.
 
-use super::encode::{self, Grid, Range, Steps, quantize_rows};
+use super::encode::{self, Grid, Range, Steps, all_finite, quantize_rows};
 use super::{BLOCK, Channels, NonFinite, pack, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -82,35 +82,36 @@ impl Scheme {
         }
     }
 
-    /// The same, with a scale below the normal float32 rounded up to a float32.
+    /// The grids of some channels, and their scale and bias as they are stored. `None` if one has no grid.
     #[inline(always)]
-    fn storable_grid(self, range: Range, nbits: u8) -> Grid {
-        let grid = self.grid(range, nbits);
-        let scale = storable_scale(grid.scale);
-        match self {
-            Self::Linear => Grid { scale, ..grid },
-            Self::Symmetric => Grid { scale, bias: -f64::from(1_u32 << nbits) / 2.0 * scale },
+    fn grids(self, ranges: &[Range], nbits: u8, grids: &mut [Grid], scale: &mut [f32], bias: &mut [f32]) -> Option<()> {
+        let (mut stored, mut tiny) = (all_finite(ranges), false);
+        for ((&range, grid), (scale, bias)) in ranges.iter().zip(&mut *grids).zip(scale.iter_mut().zip(&mut *bias)) {
+            *grid = self.grid(range, nbits);
+            (*scale, *bias) = (grid.scale as f32, grid.bias as f32);
+            stored &= scale.is_finite() & bias.is_finite();
+            tiny |= grid.scale < f64::from(f32::MIN_POSITIVE);
         }
+        if tiny {
+            for (grid, (scale, bias)) in grids.iter_mut().zip(scale.iter_mut().zip(bias)) {
+                grid.scale = storable_scale(grid.scale);
+                if self == Self::Symmetric {
+                    grid.bias = -f64::from(1_u32 << nbits) / 2.0 * grid.scale;
+                }
+                (*scale, *bias) = (grid.scale as f32, grid.bias as f32);
+            }
+        }
+        stored.then_some(())
     }
 }
 
 /// `scale`, or if that is below the normal float32 the next float32 from it up: rounding to nearest could halve or lose it.
-#[inline(always)]
 pub(super) fn storable_scale(scale: f64) -> f64 {
     if scale >= f64::from(f32::MIN_POSITIVE) {
         return scale;
     }
     let nearest = scale as f32;
     f64::from(if f64::from(nearest) < scale { nearest.next_up() } else { nearest })
-}
-
-impl Grid {
-    /// Scale and bias as they are stored, unless they are beyond float32.
-    #[inline(always)]
-    fn stored(self) -> Option<(f32, f32)> {
-        let (scale, bias) = (self.scale as f32, self.bias as f32);
-        (scale.is_finite() && bias.is_finite()).then_some((scale, bias))
-    }
 }
 
 /// Quantizes float32 weights to packed codes of `nbits` (1 to 8, symmetric from 2) bits.
@@ -139,10 +140,11 @@ pub(crate) fn quantize(
     }
     // Large channels, channels that are not the first axis, and what is going to be an error.
     let ranges = encode::ranges(values, channels)?;
-    let grids: Vec<Grid> = ranges.into_iter().map(|range| scheme.storable_grid(range, nbits)).collect();
-    for (channel, grid) in grids.iter().enumerate() {
-        let overflow = Error::Overflow { channel, scale: grid.scale, bias: grid.bias };
-        (scale[channel], bias[channel]) = grid.stored().ok_or(overflow)?;
+    let mut grids = vec![Grid::default(); channels.count];
+    if scheme.grids(&ranges, nbits, &mut grids, scale, bias).is_none() {
+        let beyond = |&channel: &usize| !(scale[channel].is_finite() && bias[channel].is_finite());
+        let channel = (0..channels.count).find(beyond).unwrap_or_default();
+        return Err(Error::Overflow { channel, scale: grids[channel].scale, bias: grids[channel].bias });
     }
     encode::encode(values, channels, &grids, scheme.steps(), nbits, codes);
     Ok(())
@@ -182,13 +184,9 @@ fn quantize_block(
     scale: &mut [f32],
     bias: &mut [f32],
 ) -> Option<()> {
-    quantize_rows(weights, inner, scheme.steps(), nbits, codes, |channel, range| {
-        if !range.is_finite() {
-            return None;
-        }
-        let grid = scheme.storable_grid(range, nbits);
-        (scale[channel], bias[channel]) = grid.stored()?;
-        Some(grid)
+    quantize_rows(weights, inner, scheme.steps(), nbits, codes, |first, ranges, grids| {
+        let (scale, bias) = (&mut scale[first..][..ranges.len()], &mut bias[first..][..ranges.len()]);
+        scheme.grids(ranges, nbits, grids, scale, bias)
     })
 }
 

@@ -47,16 +47,6 @@ impl Channels {
     pub(crate) fn len(self) -> usize {
         self.outer * self.count * self.inner
     }
-
-    /// How a tensor is cut for parallel work: a multiple of 8 and, where rows are shorter than `whole_rows`, of the row.
-    fn block_len(self, whole_rows: usize) -> usize {
-        if self.inner < whole_rows {
-            let unit = 8 * self.inner.max(1);
-            (BLOCK / unit).max(1) * unit
-        } else {
-            BLOCK
-        }
-    }
 }
 
 /// A weight that is NaN or infinite: no range holds it.
