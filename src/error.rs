@@ -1,0 +1,378 @@
+//! What can go wrong, and where.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::kernels;
+use crate::stored::StoredForm;
+
+/// Why an operation failed. Nothing was changed or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The input is something else than a `.mlmodel` file.
+    #[error("{path}: {what}", path = path.display())]
+    NotAModelFile {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is instead.
+        what: NotAModel,
+    },
+    /// The bytes are not a Core ML model.
+    #[error("not a Core ML model: {0}")]
+    NotAModel(NotAModel),
+    /// The model has no neural network whose weights could be quantized.
+    #[error("the model is of type {kind} and has no neural network to quantize{hint}", hint = NetworkHint(kind))]
+    NoNetwork {
+        /// The model's type, under its name in the format.
+        kind: &'static str,
+    },
+    /// One weight could not be read or quantized.
+    #[error("{place}: {source}")]
+    Weight {
+        /// The weight.
+        place: Box<Place>,
+        /// What is wrong with it.
+        source: WeightError,
+    },
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// What was given instead of a `.mlmodel` file.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NotAModel {
+    /// A folder in Core ML's package format, as ML Programs use it.
+    #[error(
+        "an .mlpackage folder holds an ML Program, whose weights lie in another file and format; \
+         quantize it with coremltools.optimize.coreml"
+    )]
+    Package,
+    /// A folder that Core ML's compiler wrote.
+    #[error("a compiled model (.mlmodelc) cannot be changed; quantize the .mlmodel file it was compiled from")]
+    Compiled,
+    /// Another folder.
+    #[error("a folder; a .mlmodel file is expected")]
+    Folder,
+    /// No bytes at all.
+    #[error("the file is empty")]
+    Empty,
+    /// Text: perhaps a pointer file of a large-file store, or a web page.
+    #[error("the file is text and starts with {start:?}; a .mlmodel file is binary (protobuf)")]
+    Text {
+        /// The first line, shortened.
+        start: String,
+    },
+    /// The bytes are not the protobuf message of a model: truncated, damaged, or something else.
+    #[error("the file is truncated, damaged or no .mlmodel: {0}")]
+    Malformed(#[source] prost::DecodeError),
+    /// A protobuf message without a model type that we know.
+    #[error("the file has no model type that is known (specificationVersion {version})")]
+    NoType {
+        /// The version the file states.
+        version: i32,
+    },
+}
+
+/// Which weight of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
+    pub network: String,
+    /// The layer's name.
+    pub layer: String,
+    /// The layer's type, under its name in the format.
+    pub layer_type: &'static str,
+    /// The field's name in the format.
+    pub field: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} layer \"{}\", {}", self.network, self.layer_type, self.layer, self.field)
+    }
+}
+
+/// What is wrong with a weight.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WeightError {
+    /// The layer's sizes make no shape.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The layer needs the weight, and it is not stored.
+    #[error("no values are stored, {expected} are expected")]
+    Missing {
+        /// Number of values that the layer's sizes ask for.
+        expected: usize,
+    },
+    /// More than one of the four forms is set.
+    #[error("stored in several forms at once: {}", forms.join(", "))]
+    SeveralForms {
+        /// The fields that are set.
+        forms: Vec<&'static str>,
+    },
+    /// A stored payload has another length than the layer's sizes ask for.
+    #[error("{field} has {found} {unit}, {expected} are expected")]
+    Length {
+        /// The field of the stored weight.
+        field: &'static str,
+        /// What is counted: values or bytes.
+        unit: &'static str,
+        /// The length that is stored.
+        found: usize,
+        /// The length that the layer's sizes ask for.
+        expected: usize,
+    },
+    /// Codes without `quantization`, or `quantization` without its type.
+    #[error("{field} is set, but {missing} is not")]
+    NoQuantization {
+        /// The payload's field.
+        field: &'static str,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// `numberOfBits` is not what the form allows.
+    #[error("numberOfBits is {found}, {expected} is expected")]
+    Bits {
+        /// The number that is stored.
+        found: u64,
+        /// The allowed numbers.
+        expected: &'static str,
+    },
+    /// A scale or bias vector has a length that Core ML does not allow.
+    #[error("{field} has {found} values, {expected}", expected = Counts(expected))]
+    ScaleCount {
+        /// `scale` or `bias`.
+        field: &'static str,
+        /// The length that is stored.
+        found: usize,
+        /// The lengths that are allowed.
+        expected: Vec<usize>,
+    },
+    /// A stored scale, bias or table entry is NaN or infinite.
+    #[error("{field}[{index}] is {value}")]
+    NonFiniteParameter {
+        /// `scale`, `bias` or `floatValue` of the table.
+        field: &'static str,
+        /// Its index.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The quantizer refused the weight.
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
+    /// A [`Quantizer`](crate::Quantizer) returned another form than it had announced.
+    #[error("the quantizer announced {announced} and returned {returned}")]
+    OtherForm {
+        /// What `stored_form` said.
+        announced: StoredForm,
+        /// What `quantize` returned.
+        returned: StoredForm,
+    },
+    /// A [`Quantizer`](crate::Quantizer) asks for a form that Core ML does not read in this place.
+    #[error("{form} cannot be stored here")]
+    NotAllowed {
+        /// What `stored_form` said.
+        form: StoredForm,
+    },
+}
+
+/// Why the sizes of a layer make no shape.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ShapeError {
+    /// The product of the dimensions is not addressable.
+    #[error("the shape {shape:?} has too many values")]
+    Overflow {
+        /// The dimensions.
+        shape: Vec<u64>,
+    },
+    /// The channels cannot be divided into the groups.
+    #[error("{what} {value} is not a multiple of nGroups {groups}")]
+    Groups {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The number of groups.
+        groups: u64,
+    },
+    /// `kernelSize` of a convolution has another number of dimensions than 2.
+    #[error("kernelSize has {len} dimensions, 2 are expected")]
+    KernelSize {
+        /// The number that is stored.
+        len: usize,
+    },
+    /// A size is negative.
+    #[error("{what} is {value}")]
+    Negative {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: i64,
+    },
+}
+
+/// Why a [`Quantizer`](crate::Quantizer) cannot store a weight.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum QuantizeError {
+    /// A value is NaN or infinite.
+    #[error("value {index} is {value}")]
+    NonFinite {
+        /// Its index, row-major.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A value is beyond what float16 holds, +-65504.
+    #[error("value {index} is {value}, beyond the range of float16 (65504)")]
+    Float16Range {
+        /// Its index, row-major.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The values of a channel are too far apart for a float32 scale.
+    #[error("the range of channel {channel} does not fit a float32 scale")]
+    ScaleRange {
+        /// The channel's index.
+        channel: usize,
+    },
+    /// A lookup table has another length than 2^bits.
+    #[error("the table has {found} entries, {expected} are expected")]
+    TableLength {
+        /// Its length.
+        found: usize,
+        /// 2^bits.
+        expected: usize,
+    },
+    /// A lookup table entry is NaN or infinite.
+    #[error("table entry {index} is {value}")]
+    TableEntry {
+        /// Its index.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// There is not one code for each value.
+    #[error("{found} codes were returned for {expected} values")]
+    CodeCount {
+        /// Number of codes.
+        found: usize,
+        /// Number of values.
+        expected: usize,
+    },
+    /// A code does not fit the number of bits.
+    #[error("code {code} at index {index} does not fit {nbits} bits")]
+    CodeRange {
+        /// The code's index.
+        index: usize,
+        /// The code.
+        code: u8,
+        /// The number of bits.
+        nbits: u8,
+    },
+    /// A quantizer of the caller's failed in its own way.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a configuration cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The number of bits is not one that the mode has.
+    #[error("{mode} takes {allowed} bits, not {found}{hint}", hint = if *found == 16 { "; 16 bits are the mode float16" } else { "" })]
+    Bits {
+        /// The mode's name.
+        mode: &'static str,
+        /// The range it takes.
+        allowed: &'static str,
+        /// What was asked for.
+        found: u32,
+    },
+    /// The mode needs a number of bits.
+    #[error("{mode} needs a number of bits, {allowed}")]
+    NoBits {
+        /// The mode's name.
+        mode: &'static str,
+        /// The range it takes.
+        allowed: &'static str,
+    },
+    /// There is no such mode.
+    #[error("there is no mode \"{found}\"; the modes are {}", crate::config::mode_names())]
+    UnknownMode {
+        /// What was asked for.
+        found: String,
+    },
+    /// The mode cannot be made from its name alone.
+    #[error("custom_lut needs a function, see QuantConfig::custom_lut")]
+    NeedsFunction,
+    /// There is no layer type of this name that is quantized.
+    #[error("there is no quantizable layer type \"{found}\"; the types are {}", crate::selector::SKIP_TYPES.join(", "))]
+    UnknownLayerType {
+        /// What was asked for.
+        found: String,
+    },
+}
+
+/// Allowed counts in words.
+struct Counts<'a>(&'a [usize]);
+
+impl fmt::Display for Counts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, count) in self.0.iter().enumerate() {
+            write!(f, "{}{count}", if index == 0 { "" } else { " or " })?;
+        }
+        f.write_str(" expected")
+    }
+}
+
+/// What to do with a model of a type that has no network.
+struct NetworkHint<'a>(&'a str);
+
+impl fmt::Display for NetworkHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == "mlProgram" {
+            f.write_str("; the weights of an ML Program are quantized with coremltools.optimize.coreml")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<kernels::NonFinite> for QuantizeError {
+    fn from(kernels::NonFinite { index, value }: kernels::NonFinite) -> Self {
+        Self::NonFinite { index, value }
+    }
+}
+
+impl From<kernels::linear::Error> for QuantizeError {
+    fn from(error: kernels::linear::Error) -> Self {
+        match error {
+            kernels::linear::Error::NonFinite(error) => error.into(),
+            kernels::linear::Error::Overflow { channel, .. } => Self::ScaleRange { channel },
+        }
+    }
+}
+
+impl From<kernels::float16::OutOfRange> for QuantizeError {
+    fn from(kernels::float16::OutOfRange { index, value }: kernels::float16::OutOfRange) -> Self {
+        if value.is_finite() { Self::Float16Range { index, value } } else { Self::NonFinite { index, value } }
+    }
+}

@@ -1,0 +1,536 @@
+//! The table of weights: which weights a layer has, their shapes, and what Core ML allows for each.
+//!
+//! Everything that knows layer types asks here. The match is exhaustive, so a new layer type in the schema does not
+//! compile until someone has decided what its weights are, and a test holds the table against the schema: every
+//! field of type `WeightParams` is listed.
+//!
+//! One rule needs no column: the float weights of one layer agree in their type, float16 or float32.
+
+use std::borrow::Cow;
+
+use crate::error::ShapeError;
+use crate::proto::activation_params::NonlinearityType;
+use crate::proto::neural_network_layer::Layer;
+use crate::proto::{
+    BatchedMatMulLayerParams, Convolution3DLayerParams, ConvolutionLayerParams, InnerProductLayerParams,
+    LstmWeightParams, NeuralNetwork, NeuralNetworkLayer, WeightParams,
+};
+
+/// One weight of a layer.
+#[derive(Debug)]
+pub(crate) struct Weight<P> {
+    /// The field's name in the format; `weightParams[1].inputGateBiasVector` in a bidirectional LSTM.
+    pub field: Cow<'static, str>,
+    /// Row-major dimensions.
+    pub shape: Result<Shape, ShapeError>,
+    /// What may be stored in this place.
+    pub rule: Rule,
+    /// Whether the layer works without it: statistics that are computed at run time.
+    pub optional: bool,
+    /// The stored weight, if the field is set.
+    pub params: Option<P>,
+}
+
+/// What may be stored in a weight's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// float32, float16 or 1 to 8 bits.
+    Any,
+    /// As `Any`, and 8 bits for dynamically quantized activations.
+    AnyOrInt8,
+    /// float32 or float16.
+    FloatOnly,
+    /// float32; Core ML rejects everything else.
+    Float32Only,
+    /// The layer's own business: custom layers, and activations, where Core ML checks nothing.
+    LeaveAlone,
+}
+
+/// The shape of a weight, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// The dimensions.
+    pub dims: Vec<usize>,
+    /// Their product: the number of values.
+    pub units: usize,
+    /// The axis along which scales may differ; without one there is a single scale.
+    pub channels: Option<ChannelAxis>,
+}
+
+/// The axis of a weight's channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChannelAxis {
+    /// The dimension's index.
+    pub axis: usize,
+    /// In how many equal slabs of the first dimension the channels are repeated with scales of their own: the groups
+    /// of a grouped deconvolution, 1 elsewhere.
+    pub groups: usize,
+    /// Whether linear modes write a scale for each channel. coremltools writes a single one for constants although
+    /// Core ML reads more, and for a grouped deconvolution a number that Core ML rejects.
+    pub scale_each: bool,
+}
+
+impl Shape {
+    fn new(dims: &[u64]) -> Result<Self, ShapeError> {
+        let mut units = 1_usize;
+        let mut sizes = Vec::with_capacity(dims.len());
+        for &dim in dims {
+            let overflow = || ShapeError::Overflow { shape: dims.to_vec() };
+            let size = usize::try_from(dim).map_err(|_| overflow())?;
+            units = units.checked_mul(size).ok_or_else(overflow)?;
+            sizes.push(size);
+        }
+        // Four bytes a value must be addressable, and a scalar without dimensions is not a weight.
+        if units > isize::MAX as usize / 8 {
+            return Err(ShapeError::Overflow { shape: dims.to_vec() });
+        }
+        Ok(Self { units: if dims.is_empty() { 0 } else { units }, dims: sizes, channels: None })
+    }
+
+    fn along(mut self, axis: usize) -> Self {
+        self.channels = Some(ChannelAxis { axis, groups: 1, scale_each: true });
+        self
+    }
+
+    /// The number of scales that a weight of this shape may have besides 1.
+    pub(crate) fn channel_count(&self) -> usize {
+        self.channels.map_or(1, |channels| self.dims[channels.axis] * channels.groups)
+    }
+
+    /// The axis along which linear modes write a scale each.
+    pub(crate) fn scale_axis(&self) -> Option<usize> {
+        self.channels.filter(|channels| channels.scale_each).map(|channels| channels.axis)
+    }
+}
+
+/// A matrix or tensor whose first axis are the channels.
+fn by_rows(dims: &[u64]) -> Result<Shape, ShapeError> {
+    Ok(Shape::new(dims)?.along(0))
+}
+
+fn vector(len: u64) -> Result<Shape, ShapeError> {
+    Shape::new(&[len])
+}
+
+/// A constant of up to three dimensions (`scale`, `bias`, `loadConstant`): with three, Core ML takes scales along the
+/// first.
+fn constant(dims: &[u64]) -> Result<Shape, ShapeError> {
+    let mut shape = Shape::new(dims)?;
+    if let [channels, _, _] = shape.dims[..]
+        && channels > 1
+    {
+        shape.channels = Some(ChannelAxis { axis: 0, groups: 1, scale_each: false });
+    }
+    Ok(shape)
+}
+
+/// A weight whose shape the layer does not tell: as many values as are stored.
+fn as_stored(params: Option<&WeightParams>) -> Result<Shape, ShapeError> {
+    let units = params.map_or(0, |params| {
+        params.float_value.len().max(params.float16_value.len() / 2).max(params.int8_raw_value.len())
+    });
+    vector(units as u64)
+}
+
+fn divide(what: &'static str, value: u64, groups: u64) -> Result<u64, ShapeError> {
+    if value.is_multiple_of(groups) { Ok(value / groups) } else { Err(ShapeError::Groups { what, value, groups }) }
+}
+
+fn convolution(params: &ConvolutionLayerParams) -> Result<Shape, ShapeError> {
+    let (height, width) = match params.kernel_size[..] {
+        [] => (3, 3),
+        [height, width] => (height, width),
+        _ => return Err(ShapeError::KernelSize { len: params.kernel_size.len() }),
+    };
+    let groups = params.n_groups.max(1);
+    if !params.is_deconvolution {
+        return by_rows(&[params.output_channels, params.kernel_channels, height, width]);
+    }
+    let outputs = divide("outputChannels", params.output_channels, groups)?;
+    let mut shape = Shape::new(&[params.kernel_channels, outputs, height, width])?;
+    let slabs = usize::try_from(groups).map_err(|_| ShapeError::Overflow { shape: vec![groups] })?;
+    // Slabs of input channels: where they do not divide, a scale per output channel has no meaning.
+    if params.kernel_channels.is_multiple_of(groups) {
+        shape.channels = Some(ChannelAxis { axis: 1, groups: slabs, scale_each: groups == 1 });
+    }
+    Ok(shape)
+}
+
+/// A size that the format stores as a signed number.
+fn size(what: &'static str, value: impl Into<i64>) -> Result<u64, ShapeError> {
+    let value = value.into();
+    u64::try_from(value).map_err(|_| ShapeError::Negative { what, value })
+}
+
+fn normalized(dims: &[i64]) -> Result<Shape, ShapeError> {
+    let dims: Result<Vec<u64>, _> = dims.iter().map(|&dim| size("normalizedShape", dim)).collect();
+    Shape::new(&dims?)
+}
+
+fn convolution3d(params: &Convolution3DLayerParams) -> Result<Shape, ShapeError> {
+    let groups = size("nGroups", params.n_groups)?.max(1);
+    let outputs = size("outputChannels", params.output_channels)?;
+    let inputs = size("inputChannels", params.input_channels)?;
+    let (first, second) = if params.is_deconvolution {
+        (inputs, divide("outputChannels", outputs, groups)?)
+    } else {
+        (outputs, divide("inputChannels", inputs, groups)?)
+    };
+    Shape::new(&[
+        first,
+        second,
+        size("kernelDepth", params.kernel_depth)?,
+        size("kernelHeight", params.kernel_height)?,
+        size("kernelWidth", params.kernel_width)?,
+    ])
+}
+
+/// Which of an LSTM's weights are read, and their sizes.
+struct LstmSizes {
+    inputs: u64,
+    outputs: u64,
+    biases: bool,
+    peepholes: bool,
+}
+
+/// Collects the weights of a layer.
+struct Table<P>(Vec<Weight<P>>);
+
+impl<P> Table<P> {
+    fn add(
+        &mut self,
+        field: impl Into<Cow<'static, str>>,
+        params: Option<P>,
+        shape: Result<Shape, ShapeError>,
+        rule: Rule,
+    ) {
+        self.0.push(Weight { field: field.into(), shape, rule, optional: false, params });
+    }
+
+    fn add_optional(&mut self, field: &'static str, params: Option<P>, shape: Result<Shape, ShapeError>) {
+        self.0.push(Weight { field: field.into(), shape, rule: Rule::Any, optional: true, params });
+    }
+}
+
+/// Writes the table twice, for shared and for exclusive access.
+macro_rules! weight_table {
+    ($(#[$doc:meta])* $name:ident, $lstm:ident, $as_ref:ident, $iter:ident $(, $mut:tt)?) => {
+        $(#[$doc])*
+        pub(crate) fn $name(layer: &$($mut)? NeuralNetworkLayer) -> Vec<Weight<&$($mut)? WeightParams>> {
+            let mut table = Table(Vec::new());
+            let inputs = layer.input.len();
+            let Some(layer) = layer.layer.$as_ref() else { return table.0 };
+            match layer {
+                // With a second input the weights come from there, and the stored ones are not read.
+                Layer::Convolution(_) | Layer::BatchedMatmul(_) if inputs > 1 => {}
+                Layer::Convolution(p) => {
+                    let shape = convolution(p);
+                    table.add("weights", p.weights.$as_ref(), shape, Rule::Any);
+                    if p.has_bias {
+                        table.add("bias", p.bias.$as_ref(), vector(p.output_channels), Rule::Any);
+                    }
+                }
+                Layer::Convolution3d(p) => {
+                    let shape = convolution3d(p);
+                    table.add("weights", p.weights.$as_ref(), shape, Rule::FloatOnly);
+                    if p.has_bias {
+                        let shape = size("outputChannels", p.output_channels).and_then(vector);
+                        table.add("bias", p.bias.$as_ref(), shape, Rule::FloatOnly);
+                    }
+                }
+                Layer::InnerProduct(p) => {
+                    let shape = by_rows(&[p.output_channels, p.input_channels]);
+                    table.add("weights", p.weights.$as_ref(), shape, Rule::AnyOrInt8);
+                    if p.has_bias {
+                        table.add("bias", p.bias.$as_ref(), vector(p.output_channels), Rule::Any);
+                    }
+                }
+                Layer::BatchedMatmul(p) => {
+                    let outputs = p.weight_matrix_second_dimension;
+                    // Stored column-major: a row of the stored matrix belongs to one output.
+                    let shape = by_rows(&[outputs, p.weight_matrix_first_dimension]);
+                    table.add("weights", p.weights.$as_ref(), shape, Rule::AnyOrInt8);
+                    if p.has_bias {
+                        table.add("bias", p.bias.$as_ref(), vector(outputs), Rule::Any);
+                    }
+                }
+                Layer::Embedding(p) => {
+                    let shape = by_rows(&[p.output_channels, p.input_dim]);
+                    table.add("weights", p.weights.$as_ref(), shape, Rule::Any);
+                    if p.has_bias {
+                        table.add("bias", p.bias.$as_ref(), vector(p.output_channels), Rule::Any);
+                    }
+                }
+                Layer::EmbeddingNd(p) => {
+                    let shape = by_rows(&[p.embedding_size, p.vocab_size]);
+                    table.add("weights", p.weights.$as_ref(), shape, Rule::Any);
+                    if p.has_bias {
+                        table.add("bias", p.bias.$as_ref(), vector(p.embedding_size), Rule::Any);
+                    }
+                }
+                Layer::Batchnorm(p) => {
+                    let at_run_time = p.compute_mean_var || p.instance_normalization;
+                    table.add("gamma", p.gamma.$as_ref(), vector(p.channels), Rule::Any);
+                    table.add("beta", p.beta.$as_ref(), vector(p.channels), Rule::Any);
+                    for (field, params) in [("mean", p.mean.$as_ref()), ("variance", p.variance.$as_ref())] {
+                        if at_run_time {
+                            table.add_optional(field, params, vector(p.channels));
+                        } else {
+                            table.add(field, params, vector(p.channels), Rule::Any);
+                        }
+                    }
+                }
+                Layer::Scale(p) => {
+                    table.add("scale", p.scale.$as_ref(), constant(&p.shape_scale), Rule::Any);
+                    if p.has_bias {
+                        table.add("bias", p.bias.$as_ref(), constant(&p.shape_bias), Rule::Any);
+                    }
+                }
+                Layer::Bias(p) => table.add("bias", p.bias.$as_ref(), constant(&p.shape), Rule::Any),
+                Layer::LoadConstant(p) => table.add("data", p.data.$as_ref(), constant(&p.shape), Rule::Any),
+                Layer::LoadConstantNd(p) => table.add("data", p.data.$as_ref(), Shape::new(&p.shape), Rule::Any),
+                Layer::SimpleRecurrent(p) => {
+                    let (h, i) = (p.output_vector_size, p.input_vector_size);
+                    table.add("weightMatrix", p.weight_matrix.$as_ref(), by_rows(&[h, i]), Rule::Any);
+                    table.add("recursionMatrix", p.recursion_matrix.$as_ref(), by_rows(&[h, h]), Rule::Any);
+                    if p.has_bias_vector {
+                        table.add("biasVector", p.bias_vector.$as_ref(), vector(h), Rule::Any);
+                    }
+                }
+                Layer::Gru(p) => {
+                    let (h, i) = (p.output_vector_size, p.input_vector_size);
+                    for (field, params) in [
+                        ("updateGateWeightMatrix", p.update_gate_weight_matrix.$as_ref()),
+                        ("resetGateWeightMatrix", p.reset_gate_weight_matrix.$as_ref()),
+                        ("outputGateWeightMatrix", p.output_gate_weight_matrix.$as_ref()),
+                    ] {
+                        table.add(field, params, by_rows(&[h, i]), Rule::Any);
+                    }
+                    for (field, params) in [
+                        ("updateGateRecursionMatrix", p.update_gate_recursion_matrix.$as_ref()),
+                        ("resetGateRecursionMatrix", p.reset_gate_recursion_matrix.$as_ref()),
+                        ("outputGateRecursionMatrix", p.output_gate_recursion_matrix.$as_ref()),
+                    ] {
+                        table.add(field, params, by_rows(&[h, h]), Rule::Any);
+                    }
+                    if p.has_bias_vectors {
+                        for (field, params) in [
+                            ("updateGateBiasVector", p.update_gate_bias_vector.$as_ref()),
+                            ("resetGateBiasVector", p.reset_gate_bias_vector.$as_ref()),
+                            ("outputGateBiasVector", p.output_gate_bias_vector.$as_ref()),
+                        ] {
+                            table.add(field, params, vector(h), Rule::Any);
+                        }
+                    }
+                }
+                Layer::UniDirectionalLstm(p) => {
+                    let options = p.params.unwrap_or_default();
+                    let sizes = LstmSizes {
+                        inputs: p.input_vector_size,
+                        outputs: p.output_vector_size,
+                        biases: options.has_bias_vectors,
+                        peepholes: options.has_peephole_vectors,
+                    };
+                    if let Some(set) = p.weight_params.$as_ref() {
+                        $lstm(&mut table, "weightParams", set, &sizes);
+                    }
+                }
+                Layer::BiDirectionalLstm(p) => {
+                    let options = p.params.unwrap_or_default();
+                    let sizes = LstmSizes {
+                        inputs: p.input_vector_size,
+                        outputs: p.output_vector_size,
+                        biases: options.has_bias_vectors,
+                        peepholes: options.has_peephole_vectors,
+                    };
+                    for (direction, set) in p.weight_params.$iter().enumerate() {
+                        $lstm(&mut table, &format!("weightParams[{direction}]"), set, &sizes);
+                    }
+                }
+                Layer::LayerNormalization(p) => {
+                    for (field, params) in [("gamma", p.gamma.$as_ref()), ("beta", p.beta.$as_ref())] {
+                        table.add(field, params, normalized(&p.normalized_shape), Rule::Float32Only);
+                    }
+                }
+                Layer::Activation(p) => match p.nonlinearity_type.$as_ref() {
+                    Some(NonlinearityType::PReLu(p)) => {
+                        let shape = as_stored(p.alpha.as_ref());
+                        table.add("PReLU.alpha", p.alpha.$as_ref(), shape, Rule::LeaveAlone);
+                    }
+                    Some(NonlinearityType::ParametricSoftplus(p)) => {
+                        let shape = as_stored(p.alpha.as_ref());
+                        table.add("parametricSoftplus.alpha", p.alpha.$as_ref(), shape, Rule::LeaveAlone);
+                        let shape = as_stored(p.beta.as_ref());
+                        table.add("parametricSoftplus.beta", p.beta.$as_ref(), shape, Rule::LeaveAlone);
+                    }
+                    None
+                    | Some(
+                        NonlinearityType::Linear(_)
+                        | NonlinearityType::ReLu(_)
+                        | NonlinearityType::LeakyReLu(_)
+                        | NonlinearityType::ThresholdedReLu(_)
+                        | NonlinearityType::Tanh(_)
+                        | NonlinearityType::ScaledTanh(_)
+                        | NonlinearityType::Sigmoid(_)
+                        | NonlinearityType::SigmoidHard(_)
+                        | NonlinearityType::Elu(_)
+                        | NonlinearityType::Softsign(_)
+                        | NonlinearityType::Softplus(_),
+                    ) => {}
+                },
+                Layer::Custom(p) => {
+                    for (index, params) in p.weights.$iter().enumerate() {
+                        let shape = as_stored(Some(&*params));
+                        table.add(format!("weights[{index}]"), Some(params), shape, Rule::LeaveAlone);
+                    }
+                }
+                // No weights of their own; the networks inside branches and loops are walked with the model.
+                Layer::Pooling(_) | Layer::Mvn(_) | Layer::L2normalize(_) | Layer::Softmax(_) | Layer::Lrn(_)
+                | Layer::Crop(_) | Layer::Padding(_) | Layer::Upsample(_) | Layer::ResizeBilinear(_)
+                | Layer::CropResize(_) | Layer::Unary(_) | Layer::Add(_) | Layer::Multiply(_) | Layer::Average(_)
+                | Layer::Max(_) | Layer::Min(_) | Layer::Dot(_) | Layer::Reduce(_) | Layer::Reshape(_)
+                | Layer::Flatten(_) | Layer::Permute(_) | Layer::Concat(_) | Layer::Split(_)
+                | Layer::SequenceRepeat(_) | Layer::ReorganizeData(_) | Layer::Slice(_) | Layer::Copy(_)
+                | Layer::Branch(_) | Layer::Loop(_) | Layer::LoopBreak(_) | Layer::LoopContinue(_)
+                | Layer::RangeStatic(_) | Layer::RangeDynamic(_) | Layer::Clip(_) | Layer::Ceil(_) | Layer::Floor(_)
+                | Layer::Sign(_) | Layer::Round(_) | Layer::Exp2(_) | Layer::Sin(_) | Layer::Cos(_) | Layer::Tan(_)
+                | Layer::Asin(_) | Layer::Acos(_) | Layer::Atan(_) | Layer::Sinh(_) | Layer::Cosh(_) | Layer::Tanh(_)
+                | Layer::Asinh(_) | Layer::Acosh(_) | Layer::Atanh(_) | Layer::Erf(_) | Layer::Gelu(_)
+                | Layer::Equal(_) | Layer::NotEqual(_) | Layer::LessThan(_) | Layer::LessEqual(_)
+                | Layer::GreaterThan(_) | Layer::GreaterEqual(_) | Layer::LogicalOr(_) | Layer::LogicalXor(_)
+                | Layer::LogicalNot(_) | Layer::LogicalAnd(_) | Layer::ModBroadcastable(_)
+                | Layer::MinBroadcastable(_) | Layer::MaxBroadcastable(_) | Layer::AddBroadcastable(_)
+                | Layer::PowBroadcastable(_) | Layer::DivideBroadcastable(_) | Layer::FloorDivBroadcastable(_)
+                | Layer::MultiplyBroadcastable(_) | Layer::SubtractBroadcastable(_) | Layer::Tile(_)
+                | Layer::Stack(_) | Layer::Gather(_) | Layer::Scatter(_) | Layer::GatherNd(_) | Layer::ScatterNd(_)
+                | Layer::SoftmaxNd(_) | Layer::GatherAlongAxis(_) | Layer::ScatterAlongAxis(_) | Layer::Reverse(_)
+                | Layer::ReverseSeq(_) | Layer::SplitNd(_) | Layer::ConcatNd(_) | Layer::Transpose(_)
+                | Layer::SliceStatic(_) | Layer::SliceDynamic(_) | Layer::SlidingWindows(_) | Layer::TopK(_)
+                | Layer::ArgMin(_) | Layer::ArgMax(_) | Layer::GetShape(_) | Layer::FillLike(_)
+                | Layer::FillStatic(_) | Layer::FillDynamic(_) | Layer::BroadcastToLike(_)
+                | Layer::BroadcastToStatic(_) | Layer::BroadcastToDynamic(_) | Layer::Squeeze(_)
+                | Layer::ExpandDims(_) | Layer::FlattenTo2D(_) | Layer::ReshapeLike(_) | Layer::ReshapeStatic(_)
+                | Layer::ReshapeDynamic(_) | Layer::RankPreservingReshape(_) | Layer::ConstantPad(_)
+                | Layer::RandomNormalLike(_) | Layer::RandomNormalStatic(_) | Layer::RandomNormalDynamic(_)
+                | Layer::RandomUniformLike(_) | Layer::RandomUniformStatic(_) | Layer::RandomUniformDynamic(_)
+                | Layer::RandomBernoulliLike(_) | Layer::RandomBernoulliStatic(_) | Layer::RandomBernoulliDynamic(_)
+                | Layer::CategoricalDistribution(_) | Layer::ReduceL1(_) | Layer::ReduceL2(_) | Layer::ReduceMax(_)
+                | Layer::ReduceMin(_) | Layer::ReduceSum(_) | Layer::ReduceProd(_) | Layer::ReduceMean(_)
+                | Layer::ReduceLogSum(_) | Layer::ReduceSumSquare(_) | Layer::ReduceLogSumExp(_)
+                | Layer::WhereNonZero(_) | Layer::MatrixBandPart(_) | Layer::LowerTriangular(_)
+                | Layer::UpperTriangular(_) | Layer::WhereBroadcastable(_) | Layer::NonMaximumSuppression(_)
+                | Layer::OneHot(_) | Layer::CumSum(_) | Layer::ClampedReLu(_) | Layer::ArgSort(_)
+                | Layer::Pooling3d(_) | Layer::GlobalPooling3d(_) | Layer::SliceBySize(_) => {}
+            }
+            table.0
+        }
+
+        fn $lstm<'a>(
+            table: &mut Table<&'a $($mut)? WeightParams>,
+            set_name: &str,
+            set: &'a $($mut)? LstmWeightParams,
+            sizes: &LstmSizes,
+        ) {
+            let (h, i) = (sizes.outputs, sizes.inputs);
+            for (field, params) in [
+                ("inputGateWeightMatrix", set.input_gate_weight_matrix.$as_ref()),
+                ("forgetGateWeightMatrix", set.forget_gate_weight_matrix.$as_ref()),
+                ("blockInputWeightMatrix", set.block_input_weight_matrix.$as_ref()),
+                ("outputGateWeightMatrix", set.output_gate_weight_matrix.$as_ref()),
+            ] {
+                table.add(format!("{set_name}.{field}"), params, by_rows(&[h, i]), Rule::Any);
+            }
+            for (field, params) in [
+                ("inputGateRecursionMatrix", set.input_gate_recursion_matrix.$as_ref()),
+                ("forgetGateRecursionMatrix", set.forget_gate_recursion_matrix.$as_ref()),
+                ("blockInputRecursionMatrix", set.block_input_recursion_matrix.$as_ref()),
+                ("outputGateRecursionMatrix", set.output_gate_recursion_matrix.$as_ref()),
+            ] {
+                table.add(format!("{set_name}.{field}"), params, by_rows(&[h, h]), Rule::Any);
+            }
+            if sizes.biases {
+                for (field, params) in [
+                    ("inputGateBiasVector", set.input_gate_bias_vector.$as_ref()),
+                    ("forgetGateBiasVector", set.forget_gate_bias_vector.$as_ref()),
+                    ("blockInputBiasVector", set.block_input_bias_vector.$as_ref()),
+                    ("outputGateBiasVector", set.output_gate_bias_vector.$as_ref()),
+                ] {
+                    table.add(format!("{set_name}.{field}"), params, vector(h), Rule::Any);
+                }
+            }
+            if sizes.peepholes {
+                for (field, params) in [
+                    ("inputGatePeepholeVector", set.input_gate_peephole_vector.$as_ref()),
+                    ("forgetGatePeepholeVector", set.forget_gate_peephole_vector.$as_ref()),
+                    ("outputGatePeepholeVector", set.output_gate_peephole_vector.$as_ref()),
+                ] {
+                    table.add(format!("{set_name}.{field}"), params, vector(h), Rule::Any);
+                }
+            }
+        }
+    };
+}
+
+weight_table! {
+    /// The weights of a layer that Core ML reads, in a fixed order.
+    weights, lstm_weights, as_ref, iter
+}
+
+weight_table! {
+    /// As [`weights`], to be changed.
+    weights_mut, lstm_weights_mut, as_mut, iter_mut, mut
+}
+
+/// The networks inside a layer, with the names of their fields.
+pub(crate) fn inner_networks(layer: &NeuralNetworkLayer) -> Vec<(&'static str, &NeuralNetwork)> {
+    let networks = match &layer.layer {
+        Some(Layer::Branch(p)) => [("ifBranch", p.if_branch.as_ref()), ("elseBranch", p.else_branch.as_ref())],
+        Some(Layer::Loop(p)) => {
+            [("conditionNetwork", p.condition_network.as_ref()), ("bodyNetwork", p.body_network.as_ref())]
+        }
+        _ => return Vec::new(),
+    };
+    networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
+}
+
+/// As [`inner_networks`], to be changed.
+pub(crate) fn inner_networks_mut(layer: &mut NeuralNetworkLayer) -> Vec<(&'static str, &mut NeuralNetwork)> {
+    let networks = match &mut layer.layer {
+        Some(Layer::Branch(p)) => [("ifBranch", p.if_branch.as_mut()), ("elseBranch", p.else_branch.as_mut())],
+        Some(Layer::Loop(p)) => {
+            [("conditionNetwork", p.condition_network.as_mut()), ("bodyNetwork", p.body_network.as_mut())]
+        }
+        _ => return Vec::new(),
+    };
+    networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
+}
+
+/// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that
+/// cannot.
+pub(crate) fn int8_dynamic(layer: &NeuralNetworkLayer) -> Option<Int8Dynamic> {
+    match &layer.layer {
+        Some(Layer::InnerProduct(InnerProductLayerParams { int8_dynamic_quantize, has_bias, .. }))
+        | Some(Layer::BatchedMatmul(BatchedMatMulLayerParams { int8_dynamic_quantize, has_bias, .. }))
+            if layer.input.len() <= 1 =>
+        {
+            Some(Int8Dynamic { enabled: *int8_dynamic_quantize, has_bias: *has_bias })
+        }
+        _ => None,
+    }
+}
+
+/// What [`int8_dynamic`] tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Int8Dynamic {
+    pub enabled: bool,
+    pub has_bias: bool,
+}
+
+/// Sets whether a layer quantizes its activations to 8 bits at run time.
+pub(crate) fn set_int8_dynamic(layer: &mut NeuralNetworkLayer, enabled: bool) {
+    match &mut layer.layer {
+        Some(Layer::InnerProduct(params)) => params.int8_dynamic_quantize = enabled,
+        Some(Layer::BatchedMatmul(params)) => params.int8_dynamic_quantize = enabled,
+        _ => {}
+    }
+}

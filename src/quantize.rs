@@ -1,0 +1,262 @@
+//! The job itself: every planned weight is read, quantized and put back.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::config::{Progress, QuantConfig};
+use crate::error::{Error, WeightError};
+use crate::kernels::{self, Channels};
+use crate::layers::{self, ChannelAxis, Shape};
+use crate::model::Model;
+use crate::plan::{Site, has_site, plan};
+use crate::proto::quantization_params::QuantizationType;
+use crate::proto::{self, LinearQuantizationParams, LookUpTableQuantizationParams, QuantizationParams, WeightParams};
+use crate::quantizer::{Buffers, Dequantize, Float16, QuantizedWeight, Quantizer, WeightView, channels};
+use crate::report::{Outcome, Report, WeightReport};
+use crate::save::{self, SaveOptions};
+use crate::stored::{Nbits, StoredForm};
+use crate::walk;
+use crate::weight_params::FloatValues;
+
+/// A quantized model, and what was done to it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Quantized {
+    /// The model; weights that were not converted share their memory with the original.
+    pub model: Model,
+    /// What became of each weight.
+    pub report: Report,
+}
+
+/// Stores the weights of a model in fewer bits, as the configuration says. The original stays as it is.
+///
+/// The work is spread over rayon's current thread pool; the result does not depend on the number of threads.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
+/// layer needs it or whose values cannot be quantized.
+pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
+    model.require_network()?;
+    let sites = plan(model.proto(), config)?;
+    let job = Job::new(config, &sites);
+    let results: Vec<Result<WeightParams, Error>> =
+        sites.par_iter().map(|site| job.run(site, &mut Buffers::new())).collect();
+    let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut quantized = model.proto().clone();
+    put_back(&mut quantized, &sites, params);
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(sites) })
+}
+
+/// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
+/// and time, because no weight is held longer than it takes to write it.
+///
+/// The file is replaced as [`Model::save_with`] does it: on an error the old one stays.
+///
+/// # Errors
+///
+/// As [`quantize_weights`], and [`Error::Io`] if the file cannot be written.
+pub fn quantize_to_file(
+    model: &Model,
+    config: &QuantConfig,
+    path: impl AsRef<std::path::Path>,
+    options: &SaveOptions,
+) -> Result<Report, Error> {
+    model.require_network()?;
+    let sites = plan(model.proto(), config)?;
+    let job = Job::new(config, &sites);
+    let holes: Vec<WeightParams> = sites.iter().map(|site| WeightParams::hole(encoded_len(site))).collect();
+    let mut skeleton = model.proto().clone();
+    put_back(&mut skeleton, &sites, holes.clone());
+    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(&sites[index], buffers))?;
+    Ok(report(sites))
+}
+
+/// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
+fn encoded_len(site: &Site) -> usize {
+    match site.outcome {
+        Outcome::Kept(_) => prost::Message::encoded_len(&site.params),
+        Outcome::Converted | Outcome::MovedAlong => {
+            WeightParams::encoded_len_of(site.after, site.shape.units, site.params.is_updatable)
+        }
+    }
+}
+
+/// Puts new weights in the place of the old ones, in the order of the sites, and raises the versions of the models
+/// around them.
+fn put_back(model: &mut proto::Model, sites: &[Site], params: Vec<WeightParams>) {
+    let mut new = sites.iter().zip(params);
+    walk::change_networks(model, walk::ROOT, &mut |_, model| {
+        let mut version = 0;
+        let Some((layers, _)) = walk::network_mut(model) else { return version };
+        walk::change_layers(layers, &mut |layer| {
+            let mut int8_dynamic = None;
+            for weight in layers::weights_mut(layer).into_iter().filter(has_site) {
+                let (Some(place), Some((site, params))) = (weight.params, new.next()) else { continue };
+                *place = params;
+                if site.outcome != Outcome::Converted {
+                    continue;
+                }
+                version = version.max(site.after.specification_version());
+                if site.after == StoredForm::Int8 {
+                    int8_dynamic = Some(true);
+                } else if site.before == StoredForm::Int8 {
+                    int8_dynamic = Some(false);
+                }
+            }
+            if let Some(enabled) = int8_dynamic {
+                layers::set_int8_dynamic(layer, enabled);
+            }
+        });
+        version
+    });
+}
+
+fn report(sites: Vec<Site>) -> Report {
+    let weights = sites
+        .into_iter()
+        .map(|Site { place, shape, before, after, outcome, .. }| WeightReport {
+            place,
+            shape: shape.dims,
+            before,
+            after,
+            outcome,
+        })
+        .collect();
+    Report { weights }
+}
+
+/// Runs sites and counts what is done.
+struct Job<'a> {
+    config: &'a QuantConfig,
+    weights: usize,
+    values: u64,
+    weights_done: AtomicUsize,
+    values_done: AtomicU64,
+}
+
+impl<'a> Job<'a> {
+    fn new(config: &'a QuantConfig, sites: &[Site]) -> Self {
+        let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
+        Self {
+            config,
+            weights: changed().count(),
+            values: changed().map(|site| site.shape.units as u64).sum(),
+            weights_done: AtomicUsize::new(0),
+            values_done: AtomicU64::new(0),
+        }
+    }
+
+    /// The weight of a site in its new form.
+    fn run(&self, site: &Site, buffers: &mut Buffers) -> Result<WeightParams, Error> {
+        let quantizer: &dyn Quantizer = match site.outcome {
+            Outcome::Kept(_) => return Ok(site.params.clone()),
+            Outcome::Converted => self.config.quantizer.as_ref(),
+            Outcome::MovedAlong if site.after == StoredForm::Float16 => &Float16,
+            Outcome::MovedAlong => &Dequantize,
+        };
+        let params = convert(site, quantizer, buffers)
+            .map_err(|source| Error::Weight { place: Box::new(site.place.clone()), source })?;
+        let units = site.shape.units as u64;
+        let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
+        let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
+        if let Some(progress) = &self.config.progress {
+            progress(Progress { weights_done, weights: self.weights, values_done, values: self.values });
+        }
+        Ok(params)
+    }
+}
+
+fn convert(site: &Site, quantizer: &dyn Quantizer, buffers: &mut Buffers) -> Result<WeightParams, WeightError> {
+    let Site { shape, params, .. } = site;
+    let axis = shape.scale_axis();
+    let view = if site.before == StoredForm::Float32 {
+        WeightView::shared(params.float_value.as_le_bytes(), &shape.dims, axis)
+    } else {
+        WeightView::decoded(decode(site, buffers), &shape.dims, axis)
+    };
+    let quantized = quantizer.quantize(view, buffers)?;
+    let returned = quantized.stored_form(shape.units)?;
+    if returned != site.after {
+        return Err(WeightError::OtherForm { announced: site.after, returned });
+    }
+    Ok(to_params(quantized, params.is_updatable))
+}
+
+/// The values of a weight as little-endian float32, from any form but that.
+fn decode(site: &Site, buffers: &mut Buffers) -> Vec<u8> {
+    let Site { params, shape, before, .. } = site;
+    let mut values = buffers.take(StoredForm::Float32.byte_len(shape.units));
+    let quantization = params.quantization.as_ref().and_then(|params| params.quantization_type.as_ref());
+    match (before, quantization) {
+        (StoredForm::Float16, _) => kernels::float16::from_float16(&params.float16_value, &mut values),
+        (StoredForm::Linear { nbits, scales, .. }, Some(QuantizationType::LinearQuantization(linear))) => {
+            let axis = shape.channels.filter(|_| *scales > 1);
+            let decode = |channels, scale: &[f32], bias: &[f32], values: &mut [u8]| {
+                kernels::dequantize::linear(&params.raw_value, (*nbits).into(), channels, scale, bias, values);
+            };
+            match axis {
+                Some(axis) if axis.groups > 1 => {
+                    let (rows, scale) = grouped_rows(shape, axis, &linear.scale);
+                    decode(rows, &scale, &grouped_rows(shape, axis, &linear.bias).1, &mut values);
+                }
+                _ => {
+                    decode(channels(&shape.dims, axis.map(|axis| axis.axis)), &linear.scale, &linear.bias, &mut values)
+                }
+            }
+        }
+        (StoredForm::LookupTable { nbits }, Some(QuantizationType::LookupTableQuantization(table))) => {
+            kernels::dequantize::table(&params.raw_value, (*nbits).into(), &table.float_value, &mut values);
+        }
+        (StoredForm::Int8, Some(QuantizationType::LinearQuantization(linear))) => {
+            kernels::dequantize::int8(
+                &params.int8_raw_value,
+                linear.scale.first().copied().unwrap_or(1.0),
+                &mut values,
+            );
+        }
+        _ => {}
+    }
+    values
+}
+
+/// The scales (or biases) of a grouped deconvolution, where each slab of the first dimension has a stretch of its own,
+/// repeated for every row of the two leading dimensions; and those rows as channels.
+fn grouped_rows(shape: &Shape, axis: ChannelAxis, all: &[f32]) -> (Channels, Vec<f32>) {
+    let (inputs, outputs) = (shape.dims[0], shape.dims[axis.axis]);
+    let rows = inputs * outputs;
+    let slab = inputs / axis.groups;
+    let of_row = |row: usize| all.get(row / outputs / slab * outputs + row % outputs).copied();
+    (Channels { outer: 1, count: rows, inner: shape.units / rows }, (0..rows).map_while(of_row).collect())
+}
+
+/// A quantized weight as Core ML stores it.
+fn to_params(quantized: QuantizedWeight, is_updatable: bool) -> WeightParams {
+    let empty = WeightParams { is_updatable, ..WeightParams::default() };
+    match quantized {
+        QuantizedWeight::Float32(bytes) => {
+            WeightParams { float_value: FloatValues::from_le_bytes(bytes.into()).unwrap_or_default(), ..empty }
+        }
+        QuantizedWeight::Float16(bytes) => WeightParams { float16_value: bytes.into(), ..empty },
+        QuantizedWeight::Linear { codes, scale, bias } => {
+            let linear = LinearQuantizationParams { scale, bias };
+            let quantization = quantization(codes.nbits(), QuantizationType::LinearQuantization(linear));
+            WeightParams { raw_value: codes.into_packed().into(), quantization, ..empty }
+        }
+        QuantizedWeight::LookupTable { codes, table } => {
+            let table = LookUpTableQuantizationParams { float_value: table };
+            let quantization = quantization(codes.nbits(), QuantizationType::LookupTableQuantization(table));
+            WeightParams { raw_value: codes.into_packed().into(), quantization, ..empty }
+        }
+        QuantizedWeight::Int8 { values, scale } => {
+            let linear = LinearQuantizationParams { scale: vec![scale], bias: Vec::new() };
+            let quantization = quantization(Nbits::EIGHT, QuantizationType::LinearQuantization(linear));
+            WeightParams { int8_raw_value: values.into(), quantization, ..empty }
+        }
+    }
+}
+
+fn quantization(nbits: Nbits, kind: QuantizationType) -> Option<QuantizationParams> {
+    Some(QuantizationParams { number_of_bits: nbits.get().into(), quantization_type: Some(kind) })
+}

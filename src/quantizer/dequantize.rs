@@ -1,0 +1,22 @@
+//! dequantize: every stored form back to float32.
+//!
+//! The values come decoded: `code * scale + bias` in float64, rounded once to float32; table entries and halves
+//! exactly.
+
+use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
+use crate::error::QuantizeError;
+use crate::stored::StoredForm;
+
+/// Stores values as float32, four bytes each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dequantize;
+
+impl Quantizer for Dequantize {
+    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+        StoredForm::Float32
+    }
+
+    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
+        Ok(QuantizedWeight::Float32(weight.into_le_bytes(buffers)))
+    }
+}

@@ -1,0 +1,32 @@
+//! int8: signed 8-bit values for layers that quantize their activations at run time.
+//!
+//! The arithmetic is that of [`crate::kernels::int8`].
+
+use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
+use crate::error::QuantizeError;
+use crate::kernels;
+use crate::stored::StoredForm;
+
+/// Stores values as signed bytes with one scale, for `int8DynamicQuantize`.
+///
+/// `scale = max |value| / 127` and `int8 = round(value / scale)`, half to even; coremltools truncates toward zero
+/// instead.
+///
+/// # Errors
+///
+/// A value that is NaN or infinite.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Int8;
+
+impl Quantizer for Int8 {
+    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+        StoredForm::Int8
+    }
+
+    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
+        let mut values = buffers.take(weight.len());
+        let scale = kernels::int8::quantize(weight.as_le_bytes(), &mut values)?;
+        weight.recycle(buffers);
+        Ok(QuantizedWeight::Int8 { values, scale })
+    }
+}

@@ -1,0 +1,43 @@
+//! linear_lut: a lookup table of evenly spaced values.
+//!
+//! The arithmetic is that of [`crate::kernels::linear`], over the whole weight.
+
+use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use crate::error::QuantizeError;
+use crate::kernels::linear;
+use crate::stored::{Nbits, StoredForm};
+
+/// Stores values as codes into a table of evenly spaced values between the smallest and the largest of the weight.
+///
+/// The codes are those of [`Linear`](super::Linear) without channels, and `table[i] = i * scale + bias`, rounded to
+/// float32, as coremltools computes it.
+///
+/// # Errors
+///
+/// A value that is NaN or infinite.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearLut {
+    nbits: Nbits,
+}
+
+impl LinearLut {
+    /// Codes of `nbits` bits.
+    pub fn new(nbits: Nbits) -> Self {
+        Self { nbits }
+    }
+}
+
+impl Quantizer for LinearLut {
+    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+        StoredForm::LookupTable { nbits: self.nbits }
+    }
+
+    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
+        let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
+        let mut table = vec![0.0; self.nbits.levels()];
+        linear::quantize_table(weight.as_le_bytes(), self.nbits.into(), &mut packed, &mut table)?;
+        let codes = Codes::from_packed(packed, weight.len(), self.nbits);
+        weight.recycle(buffers);
+        Ok(QuantizedWeight::LookupTable { codes, table })
+    }
+}

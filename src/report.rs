@@ -1,0 +1,186 @@
+//! What was done with each weight, and why not.
+
+use std::fmt;
+
+use crate::error::Place;
+use crate::stored::StoredForm;
+
+/// Every weight of a model, what became of it, and the totals.
+///
+/// `Display` writes an aligned table and a summary line.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The weights, in the order of the model.
+    pub weights: Vec<WeightReport>,
+}
+
+/// What became of one weight.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct WeightReport {
+    /// Which weight.
+    pub place: Place,
+    /// Its dimensions, row-major.
+    pub shape: Vec<usize>,
+    /// The form it was stored in.
+    pub before: StoredForm,
+    /// The form it is stored in now.
+    pub after: StoredForm,
+    /// Why it is stored like that.
+    pub outcome: Outcome,
+}
+
+/// Why a weight is stored as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was quantized, or dequantized, as asked.
+    Converted,
+    /// It was not selected, but the float weights of a layer must agree in their type, and others became float16.
+    MovedAlong,
+    /// It stays as it was.
+    Kept(Reason),
+}
+
+/// Why a weight stays as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The selector left it out.
+    NotSelected,
+    /// It is stored in the form that was asked for.
+    AlreadyStored,
+    /// It is stored in 8 bits or fewer already, and quantizing again was not asked for.
+    AlreadyQuantized,
+    /// It would take no fewer bytes: codes, scales, biases and table counted.
+    WouldNotShrink {
+        /// The bytes it would take.
+        bytes: usize,
+    },
+    /// On-device training changes it, so it must stay in floats.
+    Updatable,
+    /// Core ML takes only float32 here.
+    Float32Only,
+    /// Core ML takes only float32 or float16 here.
+    FloatOnly,
+    /// The weight of a custom layer or an activation, which nobody but the layer understands.
+    LeftAlone,
+    /// int8 activations: the weight is no matrix of an `innerProduct` or one-input `batchedMatmul` layer.
+    NotAMatrix,
+    /// int8 activations: the layer has a bias, which Core ML does not add to them.
+    LayerHasBias,
+    /// int8 activations: the network maps arrays to five dimensions, where Core ML does not take them.
+    Rank5Mapping,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSelected => f.write_str("not selected"),
+            Self::AlreadyStored => f.write_str("already in this form"),
+            Self::AlreadyQuantized => f.write_str("already quantized"),
+            Self::WouldNotShrink { bytes } => write!(f, "would not shrink: {bytes} bytes"),
+            Self::Updatable => f.write_str("updatable"),
+            Self::Float32Only => f.write_str("must be float32"),
+            Self::FloatOnly => f.write_str("must be float32 or float16"),
+            Self::LeftAlone => f.write_str("the layer's own business"),
+            Self::NotAMatrix => f.write_str("not the matrix of a product"),
+            Self::LayerHasBias => f.write_str("the layer has a bias"),
+            Self::Rank5Mapping => f.write_str("the network maps arrays to rank 5"),
+        }
+    }
+}
+
+impl WeightReport {
+    /// Number of values.
+    pub fn units(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes it took: codes, scales, biases and table.
+    pub fn bytes_before(&self) -> usize {
+        self.before.byte_len(self.units())
+    }
+
+    /// Bytes it takes now.
+    pub fn bytes_after(&self) -> usize {
+        self.after.byte_len(self.units())
+    }
+}
+
+/// Sums over the weights of a [`Report`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Number of weights.
+    pub weights: usize,
+    /// How many of them were converted.
+    pub converted: usize,
+    /// Number of values.
+    pub values: u64,
+    /// Bytes they took.
+    pub bytes_before: u64,
+    /// Bytes they take now.
+    pub bytes_after: u64,
+}
+
+impl Report {
+    /// The sums over all weights.
+    pub fn totals(&self) -> Totals {
+        self.weights.iter().fold(Totals::default(), |sum, weight| Totals {
+            weights: sum.weights + 1,
+            converted: sum.converted + usize::from(!matches!(weight.outcome, Outcome::Kept(_))),
+            values: sum.values + weight.units() as u64,
+            bytes_before: sum.bytes_before + weight.bytes_before() as u64,
+            bytes_after: sum.bytes_after + weight.bytes_after() as u64,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows: Vec<[String; 6]> = self
+            .weights
+            .iter()
+            .map(|weight| {
+                let stored = match weight.outcome {
+                    Outcome::Converted => format!("{} -> {}", weight.before, weight.after),
+                    Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
+                    Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
+                };
+                [
+                    format!("{}/{}", weight.place.network, weight.place.layer),
+                    weight.place.layer_type.to_owned(),
+                    weight.place.field.clone(),
+                    weight.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
+                    format!("{} -> {}", weight.bytes_before(), weight.bytes_after()),
+                    stored,
+                ]
+            })
+            .collect();
+        let header = ["layer", "type", "weight", "shape", "bytes", "stored as"].map(str::to_owned);
+        let mut widths = [0; 6];
+        for row in std::iter::once(&header).chain(&rows) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in std::iter::once(&header).chain(&rows) {
+            for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
+                // The last column is not padded, so that no line ends in spaces.
+                if index + 1 == row.len() { writeln!(f, "{cell}")? } else { write!(f, "{cell:width$}  ")? }
+            }
+        }
+        let totals = self.totals();
+        write!(
+            f,
+            "{} of {} weights converted, {} values, {} -> {} bytes",
+            totals.converted, totals.weights, totals.values, totals.bytes_before, totals.bytes_after
+        )?;
+        if totals.bytes_before > 0 {
+            write!(f, " ({:.1} %)", 100.0 * totals.bytes_after as f64 / totals.bytes_before as f64)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! What a model holds: its layers and how their weights are stored.
+
+use crate::error::WeightError;
+use crate::layer_type::layer_type;
+use crate::layers;
+use crate::model::Model;
+use crate::plan::has_site;
+use crate::proto::{NeuralNetworkLayer, WeightParams};
+use crate::stored::StoredForm;
+use crate::walk;
+
+/// A layer of one of a model's networks.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LayerSurvey<'a> {
+    /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
+    pub network: String,
+    /// The layer.
+    pub layer: &'a NeuralNetworkLayer,
+    /// The layer's type under its name in the format; `None` if it has none.
+    pub layer_type: Option<&'static str>,
+    /// The weights that Core ML reads.
+    pub weights: Vec<WeightSurvey<'a>>,
+}
+
+/// How a weight is stored.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct WeightSurvey<'a> {
+    /// The field's name in the format.
+    pub field: String,
+    /// The dimensions, row-major; empty if the layer's sizes make no shape.
+    pub shape: Vec<usize>,
+    /// The weight itself; `None` if it is missing.
+    pub params: Option<&'a WeightParams>,
+    /// The form it is stored in, or what is wrong with it.
+    pub stored: Result<StoredForm, WeightError>,
+}
+
+impl Model {
+    /// Every layer of every network: through pipelines, branches and loops, in the model's order.
+    pub fn layers(&self) -> Vec<LayerSurvey<'_>> {
+        let mut found = Vec::new();
+        walk::each_layer(self.proto(), &mut |at, layer| {
+            let weights = layers::weights(layer).into_iter().filter(has_site).map(|weight| WeightSurvey {
+                field: weight.field.into_owned(),
+                params: weight.params,
+                shape: weight.shape.as_ref().map(|shape| shape.dims.clone()).unwrap_or_default(),
+                stored: weight.shape.map_err(WeightError::from).and_then(|shape| match weight.params {
+                    Some(params) => StoredForm::of(params, &shape),
+                    None => Err(WeightError::Missing { expected: shape.units }),
+                }),
+            });
+            found.push(LayerSurvey {
+                network: at.network.to_owned(),
+                layer,
+                layer_type: layer_type(layer),
+                weights: weights.collect(),
+            });
+        });
+        found
+    }
+}
