@@ -39,19 +39,13 @@ impl Nbits {
 
     /// Bytes that `units` packed codes take: the last byte is padded with zero bits.
     pub fn packed_len(self, units: usize) -> usize {
-        kernels::pack::packed_len(units, self.into())
+        kernels::pack::packed_len(units, self.0)
     }
 }
 
 impl From<Nbits> for u32 {
     fn from(nbits: Nbits) -> Self {
         nbits.0.into()
-    }
-}
-
-impl From<Nbits> for u8 {
-    fn from(nbits: Nbits) -> Self {
-        nbits.0
     }
 }
 

@@ -38,7 +38,7 @@ impl Quantizer for KmeansLut {
         }
         let mut table = kmeans::solve(weight.as_le_bytes(), self.nbits.levels());
         let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
-        kmeans::assign(weight.as_le_bytes(), &table, self.nbits.into(), &mut packed);
+        kmeans::assign(weight.as_le_bytes(), &table, self.nbits.get(), &mut packed);
         let last = table.last().copied().unwrap_or_default();
         table.resize(self.nbits.levels(), last);
         let codes = Codes::from_packed(packed, weight.len(), self.nbits);
