@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use crate::config::{Progress, QuantConfig};
 use crate::error::{Error, WeightError};
-use crate::kernels::{self, Channels};
+use crate::kernels::Channels;
+use crate::kernels::dequantize::{self, Stored};
 use crate::layers::{self, ChannelAxis, Shape};
 use crate::model::Model;
 use crate::plan::{Site, has_site, plan};
@@ -190,11 +191,12 @@ fn decode(site: &Site, buffers: &mut Buffers) -> Vec<u8> {
     let mut values = buffers.take(StoredForm::Float32.byte_len(shape.units));
     let quantization = params.quantization.as_ref().and_then(|params| params.quantization_type.as_ref());
     match (before, quantization) {
-        (StoredForm::Float16, _) => kernels::float16::from_float16(&params.float16_value, &mut values),
+        (StoredForm::Float16, _) => dequantize::decode(&params.float16_value, Stored::Float16, &mut values),
         (StoredForm::Linear { nbits, scales, .. }, Some(QuantizationType::LinearQuantization(linear))) => {
             let axis = shape.channels.filter(|_| *scales > 1);
             let decode = |channels, scale: &[f32], bias: &[f32], values: &mut [u8]| {
-                kernels::dequantize::linear(&params.raw_value, (*nbits).into(), channels, scale, bias, values);
+                let stored = Stored::Linear { nbits: nbits.get(), channels, scale, bias };
+                dequantize::decode(&params.raw_value, stored, values);
             };
             match axis {
                 Some(axis) if axis.groups > 1 => {
@@ -207,14 +209,12 @@ fn decode(site: &Site, buffers: &mut Buffers) -> Vec<u8> {
             }
         }
         (StoredForm::LookupTable { nbits }, Some(QuantizationType::LookupTableQuantization(table))) => {
-            kernels::dequantize::table(&params.raw_value, (*nbits).into(), &table.float_value, &mut values);
+            let stored = Stored::Table { nbits: nbits.get(), table: &table.float_value };
+            dequantize::decode(&params.raw_value, stored, &mut values);
         }
         (StoredForm::Int8, Some(QuantizationType::LinearQuantization(linear))) => {
-            kernels::dequantize::int8(
-                &params.int8_raw_value,
-                linear.scale.first().copied().unwrap_or(1.0),
-                &mut values,
-            );
+            let scale = linear.scale.first().copied().unwrap_or(1.0);
+            dequantize::decode(&params.int8_raw_value, Stored::Int8 { scale }, &mut values);
         }
         _ => {}
     }

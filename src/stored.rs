@@ -39,7 +39,7 @@ impl Nbits {
 
     /// Bytes that `units` packed codes take: the last byte is padded with zero bits.
     pub fn packed_len(self, units: usize) -> usize {
-        kernels::pack::packed_len(units, self.into())
+        kernels::pack::packed_len(units, self.0)
     }
 }
 

@@ -1,82 +1,184 @@
-//! Codes back to float32.
+//! Stored weights back to float32.
 //!
 //! Arithmetic: `w = q * scale + bias` in float64 from the stored float32 scale and bias, rounded once to float32; a table's
-//! entries are copied bit for bit. Codes are packed as [`pack`](super::pack) says, signed 8-bit codes are two's
-//! complement bytes.
+//! entries are copied bit for bit, and halves are exact. Codes are packed as [`pack`](super::pack) says, signed 8-bit
+//! codes are two's complement bytes.
 
 use super::encode::segments;
-use super::{BLOCK, CHUNK, Channels, pack, words_mut};
+use super::{BLOCK, CHUNK, Channels, float16, pack, words_mut};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Decodes linear codes of `nbits` bits: `w = q * scale + bias`.
-///
-/// `scale` has a value a channel, `bias` too or is empty, which stands for zeros. `out` has 4 bytes a weight.
-pub(crate) fn linear(codes: &[u8], nbits: u8, channels: Channels, scale: &[f32], bias: &[f32], out: &mut [u8]) {
-    debug_assert_eq!(scale.len(), channels.count);
-    debug_assert!(bias.is_empty() || bias.len() == scale.len());
-    blocks(codes, nbits, words_mut(out), |start, codes, out| {
-        linear_chunk(codes, start, channels, scale, bias, out);
-    });
+/// The form of stored weights, and what it takes to decode them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stored<'a> {
+    /// IEEE halves.
+    Float16,
+    /// Packed codes: `w = q * scale + bias`.
+    Linear {
+        /// Bits of a code, 1 to 8.
+        nbits: u8,
+        /// The channels.
+        channels: Channels,
+        /// A value a channel.
+        scale: &'a [f32],
+        /// A value a channel, or empty, which stands for zeros.
+        bias: &'a [f32],
+    },
+    /// Packed codes: `w = table[q]`.
+    Table {
+        /// Bits of a code, 1 to 8.
+        nbits: u8,
+        /// 2^`nbits` values.
+        table: &'a [f32],
+    },
+    /// Signed bytes: `w = q * scale`.
+    Int8 {
+        /// The only scale.
+        scale: f32,
+    },
 }
 
-/// Decodes codes of `nbits` bits by a table of 2^`nbits` values. `out` has 4 bytes a weight.
-pub(crate) fn table(codes: &[u8], nbits: u8, table: &[f32], out: &mut [u8]) {
-    debug_assert_eq!(table.len(), 1 << nbits);
-    // Of 256 entries, so that any byte is an index.
-    let mut entries = [[0; 4]; 256];
-    for (entry, value) in entries.iter_mut().zip(table) {
-        *entry = value.to_le_bytes();
-    }
-    blocks(codes, nbits, words_mut(out), |_, codes, out| {
-        for (out, &code) in out.iter_mut().zip(codes) {
-            *out = entries[usize::from(code)];
+impl Stored<'_> {
+    /// Bytes of `len` weights.
+    pub(super) fn byte_len(self, len: usize) -> usize {
+        match self {
+            Self::Float16 => 2 * len,
+            Self::Linear { nbits, .. } | Self::Table { nbits, .. } => pack::packed_len(len, nbits),
+            Self::Int8 { .. } => len,
         }
-    });
-}
+    }
 
-/// Decodes signed 8-bit codes: `w = q * scale`. `out` has 4 bytes a weight.
-pub(crate) fn int8(codes: &[u8], scale: f32, out: &mut [u8]) {
-    blocks(codes, 8, words_mut(out), |_, codes, out| int8_chunk(codes, scale, out));
-}
-
-/// Unpacks chunk by chunk and has `decode` turn (index of the first weight, codes) into weights.
-fn blocks(packed: &[u8], nbits: u8, out: &mut [[u8; 4]], decode: impl Fn(usize, &[u8], &mut [[u8; 4]]) + Sync) {
-    debug_assert_eq!(packed.len(), pack::packed_len(out.len(), nbits));
-    let block = |(index, (packed, out)): (usize, (&[u8], &mut [[u8; 4]]))| {
+    /// Decodes up to [`CHUNK`] weights, the first of which is the weight `start`.
+    pub(super) fn decode_chunk(self, payload: &[u8], start: usize, out: &mut [[u8; 4]]) {
         let mut codes = [0; CHUNK];
-        let chunks = packed.chunks(pack::packed_len(CHUNK, nbits)).zip(out.chunks_mut(CHUNK));
-        for (chunk, (packed, out)) in chunks.enumerate() {
-            let codes = &mut codes[..out.len()];
-            pack::unpack(packed, nbits, codes);
-            decode(index * BLOCK + chunk * CHUNK, codes, out);
+        let codes = &mut codes[..out.len()];
+        match self {
+            Self::Float16 => float16::decode_chunk(payload, out),
+            Self::Linear { nbits, channels, scale, bias } => {
+                pack::unpack(payload, nbits, codes);
+                linear_chunk(codes, start, channels, scale, bias, out);
+            }
+            Self::Table { nbits, table } => {
+                pack::unpack(payload, nbits, codes);
+                table_chunk(codes, table, out);
+            }
+            Self::Int8 { scale } => int8_chunk(payload, scale, out),
+        }
+    }
+}
+
+/// Decodes `payload` to float32: `out` has 4 bytes a weight.
+pub(crate) fn decode(payload: &[u8], stored: Stored<'_>, out: &mut [u8]) {
+    let out = words_mut(out);
+    debug_assert_eq!(payload.len(), stored.byte_len(out.len()));
+    let block = |(index, (payload, out)): (usize, (&[u8], &mut [[u8; 4]]))| {
+        let chunks = payload.chunks(stored.byte_len(CHUNK)).zip(out.chunks_mut(CHUNK));
+        for (chunk, (payload, out)) in chunks.enumerate() {
+            stored.decode_chunk(payload, index * BLOCK + chunk * CHUNK, out);
         }
     };
     if out.len() <= BLOCK {
-        block((0, (packed, out)));
+        block((0, (payload, out)));
     } else {
-        let packed = packed.par_chunks(pack::packed_len(BLOCK, nbits));
-        packed.zip(out.par_chunks_mut(BLOCK)).enumerate().for_each(block);
+        payload.par_chunks(stored.byte_len(BLOCK)).zip(out.par_chunks_mut(BLOCK)).enumerate().for_each(block);
     }
 }
 
 #[multiversion(targets = "simd")]
-fn linear_chunk(codes: &[u8], start: usize, channels: Channels, scale: &[f32], bias: &[f32], out: &mut [[u8; 4]]) {
-    let mut rest = out;
+fn linear_chunk(codes: &[u8], start: usize, channels: Channels, scale: &[f32], bias: &[f32], mut out: &mut [[u8; 4]]) {
     for (channel, codes) in segments(codes, start, channels) {
-        let (out, after) = rest.split_at_mut(codes.len());
-        rest = after;
+        let (segment, rest) = std::mem::take(&mut out).split_at_mut(codes.len());
+        out = rest;
         let scale = f64::from(scale[channel]);
         let bias = bias.get(channel).copied().map_or(0.0, f64::from);
-        for (out, &code) in out.iter_mut().zip(codes) {
-            *out = ((f64::from(code) * scale + bias) as f32).to_le_bytes();
+        for (weight, &code) in segment.iter_mut().zip(codes) {
+            *weight = ((f64::from(code) * scale + bias) as f32).to_le_bytes();
         }
+    }
+}
+
+fn table_chunk(codes: &[u8], table: &[f32], out: &mut [[u8; 4]]) {
+    // 256 entries, so that any byte is an index.
+    let mut entries = [[0; 4]; 256];
+    for (entry, value) in entries.iter_mut().zip(table) {
+        *entry = value.to_le_bytes();
+    }
+    for (weight, &code) in out.iter_mut().zip(codes) {
+        *weight = entries[usize::from(code)];
     }
 }
 
 #[multiversion(targets = "simd")]
 fn int8_chunk(codes: &[u8], scale: f32, out: &mut [[u8; 4]]) {
-    for (out, &code) in out.iter_mut().zip(codes) {
-        *out = ((f64::from(code as i8) * f64::from(scale)) as f32).to_le_bytes();
+    for (weight, &code) in out.iter_mut().zip(codes) {
+        *weight = ((f64::from(code as i8) * f64::from(scale)) as f32).to_le_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{channel_of, floats, in_pool};
+    use super::{Channels, Stored, decode, pack};
+
+    /// Codes without a pattern, packed, for several blocks.
+    fn codes(len: usize, nbits: u8) -> (Vec<u8>, Vec<u8>) {
+        let codes: Vec<u8> = (0..len).map(|i| ((i * 2_654_435_761) >> 13) as u8 & (0xFF >> (8 - nbits))).collect();
+        let mut packed = vec![0; pack::packed_len(len, nbits)];
+        pack::pack(&codes, nbits, &mut packed);
+        (codes, packed)
+    }
+
+    /// Decodes on one thread and on three, which must agree.
+    fn decoded(payload: &[u8], stored: Stored<'_>, len: usize) -> Vec<f32> {
+        let run = || {
+            let mut out = vec![0xAA; 4 * len];
+            decode(payload, stored, &mut out);
+            out
+        };
+        let out = in_pool(1, run);
+        assert!(out == in_pool(3, run));
+        floats(&out)
+    }
+
+    #[test]
+    fn linear_codes() {
+        for (outer, count, inner) in [(1, 1, 5), (1, 7, 3), (2, 3, 4), (1, 300, 501), (3, 40, 1001), (0, 2, 3)] {
+            let channels = Channels { outer, count, inner };
+            let scale: Vec<f32> = (0..count).map(|i| 0.1 + i as f32 / 3.0).collect();
+            let bias: Vec<f32> = (0..count).map(|i| 0.7 - i as f32 / 7.0).collect();
+            for nbits in 1..=8 {
+                let (codes, packed) = codes(channels.len(), nbits);
+                for bias in [&bias[..], &[]] {
+                    let stored = Stored::Linear { nbits, channels, scale: &scale, bias };
+                    let weights = decoded(&packed, stored, codes.len());
+                    for (i, (weight, code)) in weights.into_iter().zip(&codes).enumerate() {
+                        let channel = channel_of(channels)(i);
+                        let bias = bias.get(channel).copied().unwrap_or(0.0);
+                        let expected = f64::from(*code) * f64::from(scale[channel]) + f64::from(bias);
+                        assert_eq!(weight, expected as f32, "weight {i}, {nbits} bits, {channels:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn table_codes() {
+        for nbits in 1..=8 {
+            let table: Vec<f32> = (0..1 << nbits).map(|i| (i as f32).sin()).collect();
+            for len in [0, 1, 13, 70_001] {
+                let (codes, packed) = codes(len, nbits);
+                let expected: Vec<f32> = codes.iter().map(|&code| table[usize::from(code)]).collect();
+                assert!(decoded(&packed, Stored::Table { nbits, table: &table }, len) == expected);
+            }
+        }
+    }
+
+    #[test]
+    fn signed_codes() {
+        let (codes, _) = codes(70_001, 8);
+        let expected: Vec<f32> = codes.iter().map(|&code| f32::from(code as i8) * 0.25).collect();
+        assert!(decoded(&codes, Stored::Int8 { scale: 0.25 }, codes.len()) == expected);
     }
 }

@@ -298,3 +298,57 @@ pub(crate) fn encode(values: &[u8], channels: Channels, grids: &[Grid], steps: S
         encode_block(weights, index * BLOCK, channels, grids, steps, nbits, codes);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bytes, channel_of, tensor};
+    use super::{Grid, Steps, encode, ranges};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_are_smallest_and_largest((channels, values) in tensor()) {
+            let found = ranges(&Bytes::new(&values), channels).unwrap();
+            for (channel, range) in found.iter().enumerate() {
+                let weights = (0..values.len()).filter(|&i| channel_of(channels)(i) == channel).map(|i| values[i]);
+                let (min, max) = (weights.clone().min_by(f32::total_cmp), weights.max_by(f32::total_cmp));
+                let bits = |(min, max): (f32, f32)| (min.to_bits(), max.to_bits());
+                prop_assert_eq!(Some(bits(range.bounds())), min.zip(max).map(bits));
+            }
+        }
+
+        #[test]
+        fn weights_beyond_a_given_grid_get_its_ends(
+            (channels, values) in tensor(),
+            nbits in 1_u8..=8,
+            grids in prop::collection::vec((0.0_f64..1.0, -2.0_f64..2.0), 20),
+            divide: bool,
+        ) {
+            let grids: Vec<Grid> = grids.iter().map(|&(scale, bias)| Grid { scale, bias }).take(channels.count).collect();
+            let steps = if divide { Steps::Divide } else { Steps::Multiply };
+            let mut packed = vec![0; super::pack::packed_len(values.len(), nbits)];
+            encode(&Bytes::new(&values), channels, &grids, steps, nbits, &mut packed);
+            let mut codes = vec![0; values.len()];
+            super::pack::unpack(&packed, nbits, &mut codes);
+            for (i, (&value, code)) in values.iter().zip(codes).enumerate() {
+                let Grid { scale, bias } = grids[channel_of(channels)(i)];
+                let distance = f64::from(value) - bias;
+                let steps = if divide { distance / scale } else { distance * (1.0 / scale) };
+                // The cast saturates.
+                let top = 255 >> (8 - nbits);
+                prop_assert_eq!(code, (steps.round_ties_even() as u8).min(top), "weight {} = {}", i, value);
+            }
+        }
+    }
+
+    #[test]
+    fn a_grid_without_steps_has_only_code_0() {
+        let values = Bytes::new(&[-1.0, 0.5, 2.0]);
+        for steps in [Steps::Multiply, Steps::Divide] {
+            let mut codes = [9; 3];
+            let grid = Grid { scale: 0.0, bias: 0.5 };
+            encode(&values[4..8], super::Channels::per_tensor(1), &[grid], steps, 8, &mut codes[1..2]);
+            assert_eq!(codes, [9, 0, 9]);
+        }
+    }
+}

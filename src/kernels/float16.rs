@@ -5,7 +5,7 @@
 //! infinities. 65504 itself is accepted (coremltools 9.0 refuses it). The way back is exact, NaN and the infinities
 //! included.
 
-use super::{BLOCK, words, words_mut};
+use super::{BLOCK, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -75,20 +75,10 @@ fn to_block(weights: &[[u8; 4]], out: &mut [[u8; 2]]) -> bool {
     largest <= LARGEST
 }
 
-/// Converts `halves` to float32: `out` has 4 bytes a weight, `halves` 2.
-pub(crate) fn from_float16(halves: &[u8], out: &mut [u8]) {
-    debug_assert_eq!(out.len(), 2 * halves.len());
-    let (halves, out) = (halves.as_chunks::<2>().0, words_mut(out));
-    if halves.len() <= BLOCK {
-        from_block(halves, out);
-    } else {
-        let blocks = halves.par_chunks(BLOCK).zip(out.par_chunks_mut(BLOCK));
-        blocks.for_each(|(halves, out)| from_block(halves, out));
-    }
-}
-
+/// Converts halves to float32, exactly.
 #[multiversion(targets = "simd")]
-fn from_block(halves: &[[u8; 2]], out: &mut [[u8; 4]]) {
+pub(super) fn decode_chunk(halves: &[u8], out: &mut [[u8; 4]]) {
+    let halves = halves.as_chunks::<2>().0;
     for (out, &bytes) in out.iter_mut().zip(halves) {
         let half = u32::from(u16::from_le_bytes(bytes));
         let (sign, magnitude) = ((half & 0x8000) << 16, half & 0x7FFF);
@@ -97,5 +87,78 @@ fn from_block(halves: &[[u8; 2]], out: &mut [[u8; 4]]) {
         let rebias = if magnitude >= 0x7C00 { 224 << 23 } else { 112 << 23 };
         let normal = (magnitude << 13) + rebias;
         *out = (sign | if magnitude < 0x400 { subnormal } else { normal }).to_le_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dequantize::{Stored, decode};
+    use super::super::testing::{Bytes, floats, in_pool};
+    use super::to_float16;
+    use half::f16;
+    use proptest::prelude::*;
+
+    /// Every half with its two neighbours, where rounding turns, and a step of float32 to each side of that.
+    fn turning_points() -> impl Iterator<Item = f32> {
+        let largest = f16::MAX.to_bits();
+        (0..=largest).flat_map(move |bits| {
+            let half = f16::from_bits(bits).to_f32();
+            let next = f16::from_bits(largest.min(bits + 1)).to_f32();
+            let middle = half + (next - half) / 2.0;
+            [half, half.next_up(), middle.next_down(), middle, middle.next_up(), next.next_down()]
+                .into_iter()
+                .filter(|&value| value <= 65504.0)
+                .flat_map(|value| [value, -value])
+        })
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_half_crate() {
+        let values: Vec<f32> = turning_points().collect();
+        for threads in [1, 3] {
+            let mut halves = vec![0xAA; 2 * values.len()];
+            in_pool(threads, || to_float16(&Bytes::new(&values), &mut halves)).unwrap();
+            for (value, half) in values.iter().zip(halves.as_chunks().0) {
+                assert_eq!(u16::from_le_bytes(*half), f16::from_f32(*value).to_bits(), "{value:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_half_is_decoded_exactly() {
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut decoded = vec![0xAA; 2 * halves.len()];
+        decode(&halves, Stored::Float16, &mut decoded);
+        for (bits, value) in (0..=u16::MAX).zip(floats(&decoded)) {
+            let expected = f16::from_bits(bits).to_f32();
+            // Whether a signalling NaN stays one is not the business of weights.
+            assert!(value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan(), "{bits:#x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_converted_or_an_error(values in prop::collection::vec(any::<u32>(), 0..100)) {
+            let values: Vec<f32> = values.into_iter().map(f32::from_bits).collect();
+            let mut halves = vec![0xAA; 2 * values.len()];
+            let result = to_float16(&Bytes::new(&values), &mut halves).map_err(|error| error.index);
+            match values.iter().position(|value| value.is_nan() || value.abs() > 65504.0) {
+                Some(index) => prop_assert_eq!(result, Err(index)),
+                None => {
+                    let expected: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+                    prop_assert_eq!((result, halves), (Ok(()), expected));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_half_is_in_range_and_the_next_float_is_not() {
+        let mut out = [0; 4];
+        assert!(to_float16(&Bytes::new(&[65504.0, -65504.0]), &mut out).is_ok());
+        for value in [65504.0_f32.next_up(), f32::INFINITY, f32::NAN, -f32::NAN] {
+            let error = to_float16(&Bytes::new(&[1.0, value]), &mut out).unwrap_err();
+            assert_eq!((error.index, error.value.to_bits()), (1, value.to_bits()));
+        }
     }
 }

@@ -40,3 +40,57 @@ fn quantize_block(weights: &[[u8; 4]], inverse: f64, out: &mut [u8]) {
         *code = round_to_code(f64::from(f32::from_le_bytes(bytes)) * inverse, -127.0, 127.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bytes, in_pool, large, tensor};
+    use super::{Channels, quantize};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_error_is_at_most_half_a_step((_, values) in tensor()) {
+            let mut codes = vec![0xAA; values.len()];
+            let scale = quantize(&Bytes::new(&values), &mut codes).unwrap();
+            prop_assert!(scale > 0.0);
+            for (&value, code) in values.iter().zip(codes) {
+                let code = code as i8;
+                prop_assert_ne!(code, -128);
+                let error = f64::from(code) * f64::from(scale) - f64::from(value);
+                prop_assert!(error.abs() <= 0.5001 * f64::from(scale), "{} has code {}, scale {}", value, code, scale);
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_half_to_even_where_coremltools_truncates() {
+        let mut codes = [0; 5];
+        let scale = quantize(&Bytes::new(&[127.0, -127.0, 2.5, -3.5, -0.9]), &mut codes).unwrap();
+        assert_eq!((scale, codes.map(|code| code as i8)), (1.0, [127, -127, 2, -4, -1]));
+    }
+
+    #[test]
+    fn zeros_have_scale_1() {
+        let mut codes = [9; 2];
+        assert_eq!(quantize(&Bytes::new(&[0.0, -0.0]), &mut codes).unwrap(), 1.0);
+        assert_eq!(codes, [0, 0]);
+        assert_eq!(quantize(&[], &mut []).unwrap(), 1.0);
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_an_error() {
+        let error = quantize(&Bytes::new(&[0.0, f32::NAN, f32::INFINITY]), &mut [0; 3]).unwrap_err();
+        assert_eq!(error.index, 1);
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let values = Bytes::new(&large(Channels::per_tensor(200_003)));
+        let run = || {
+            let mut codes = vec![0; 200_003];
+            let scale = quantize(&values, &mut codes).unwrap();
+            (scale, codes)
+        };
+        assert!(in_pool(1, run) == in_pool(3, run));
+    }
+}

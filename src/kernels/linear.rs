@@ -45,10 +45,6 @@ pub(crate) enum Error {
     Overflow {
         /// The first such channel.
         channel: usize,
-        /// Its scale, before rounding to float32.
-        scale: f64,
-        /// Its bias, before rounding to float32.
-        bias: f64,
     },
 }
 
@@ -144,7 +140,7 @@ pub(crate) fn quantize(
     if scheme.grids(&ranges, nbits, &mut grids, scale, bias).is_none() {
         let beyond = |&channel: &usize| !(scale[channel].is_finite() && bias[channel].is_finite());
         let channel = (0..channels.count).find(beyond).unwrap_or_default();
-        return Err(Error::Overflow { channel, scale: grids[channel].scale, bias: grids[channel].bias });
+        return Err(Error::Overflow { channel });
     }
     encode::encode(values, channels, &grids, scheme.steps(), nbits, codes);
     Ok(())
@@ -209,4 +205,203 @@ pub(crate) fn quantize_table(values: &[u8], nbits: u8, codes: &mut [u8], table: 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bytes, channel_of, in_pool, large, tensor};
+    use super::super::{Channels, pack};
+    use super::{Error, Scheme, quantize, quantize_table};
+    use proptest::prelude::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Quantized {
+        codes: Vec<u8>,
+        scale: Vec<u32>,
+        bias: Vec<u32>,
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    fn run(values: &[f32], channels: Channels, nbits: u8, scheme: Scheme) -> Result<Quantized, Error> {
+        let mut packed = vec![0xAA; pack::packed_len(values.len(), nbits)];
+        let (mut scale, mut bias) = (vec![9.0; channels.count], vec![9.0; channels.count]);
+        quantize(&Bytes::new(values), channels, nbits, scheme, &mut packed, &mut scale, &mut bias)?;
+        let mut codes = vec![0xAA; values.len()];
+        pack::unpack(&packed, nbits, &mut codes);
+        Ok(Quantized { codes, scale: bits(&scale), bias: bits(&bias) })
+    }
+
+    /// The formulas, weight by weight. A channel whose numbers do not fit float32 is the error.
+    fn by_the_formulas(values: &[f32], channels: Channels, nbits: u8, scheme: Scheme) -> Result<Quantized, usize> {
+        let channel = channel_of(channels);
+        let mut bounds = vec![(f32::INFINITY, f32::NEG_INFINITY); channels.count];
+        for (i, &value) in values.iter().enumerate() {
+            let (min, max) = &mut bounds[channel(i)];
+            *min = if value.total_cmp(min).is_lt() { value } else { *min };
+            *max = if value.total_cmp(max).is_gt() { value } else { *max };
+        }
+        let (mut scales, mut biases) = (vec![], vec![]);
+        for (c, (min, max)) in bounds.into_iter().enumerate() {
+            let (min, max) = (f64::from(min), f64::from(max));
+            let mut scale = match scheme {
+                Scheme::Linear => (max - min) / (2_f64.powi(nbits.into()) - 1.0),
+                Scheme::Symmetric => min.abs().max(max.abs()) / (2_f64.powi(i32::from(nbits) - 1) - 1.0),
+            };
+            if scale < f64::from(f32::MIN_POSITIVE) {
+                // Up to a multiple of the smallest float32.
+                let unit = f64::from(f32::from_bits(1));
+                scale = (scale / unit).ceil() * unit;
+            }
+            let bias = match scheme {
+                Scheme::Linear => min,
+                Scheme::Symmetric => -2_f64.powi(i32::from(nbits) - 1) * scale,
+            };
+            if !((scale as f32).is_finite() && (bias as f32).is_finite()) {
+                return Err(c);
+            }
+            scales.push(scale);
+            biases.push(bias);
+        }
+        let code = |(i, &value): (usize, &f32)| {
+            let (scale, distance) = (scales[channel(i)], f64::from(value) - biases[channel(i)]);
+            match scheme {
+                _ if scale == 0.0 => 0,
+                Scheme::Linear => (distance * (1.0 / scale)).round_ties_even() as u8,
+                Scheme::Symmetric => (distance / scale).round_ties_even() as u8,
+            }
+        };
+        let stored = |values: Vec<f64>| values.into_iter().map(|value| (value as f32).to_bits()).collect();
+        let codes = values.iter().enumerate().map(code).collect();
+        Ok(Quantized { codes, scale: stored(scales), bias: stored(biases) })
+    }
+
+    /// The largest error in a channel of what its stored scale and bias stand for must be half a step.
+    fn check_half_a_step(values: &[f32], channels: Channels, quantized: &Quantized) {
+        for (i, (&value, &code)) in values.iter().zip(&quantized.codes).enumerate() {
+            let channel = channel_of(channels)(i);
+            let [scale, bias] =
+                [&quantized.scale, &quantized.bias].map(|values| f64::from(f32::from_bits(values[channel])));
+            let error = (f64::from(code) * scale + bias - f64::from(value)).abs();
+            assert!(error <= 0.5001 * scale, "weight {i} is {value}, its error {error}, the scale {scale}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_tensor_is_quantized_by_the_formulas(
+            (channels, values) in tensor(),
+            nbits in 1_u8..=8,
+            symmetric: bool,
+        ) {
+            let scheme = if symmetric && nbits > 1 { Scheme::Symmetric } else { Scheme::Linear };
+            match (run(&values, channels, nbits, scheme), by_the_formulas(&values, channels, nbits, scheme)) {
+                (Ok(quantized), Ok(expected)) => {
+                    prop_assert_eq!(&quantized, &expected);
+                    check_half_a_step(&values, channels, &quantized);
+                }
+                (Err(Error::Overflow { channel }), Err(expected)) => prop_assert_eq!(channel, expected),
+                (quantized, expected) => prop_assert!(false, "{quantized:?}, expected {expected:?}"),
+            }
+        }
+
+        #[test]
+        fn the_first_weight_that_is_not_finite_is_the_error(
+            (channels, mut values) in tensor(),
+            at: [prop::sample::Index; 2],
+            bad in prop::sample::select(vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+        ) {
+            let mut at = at.map(|at| at.index(values.len()));
+            at.sort();
+            for at in at {
+                values[at] = bad;
+            }
+            for scheme in [Scheme::Linear, Scheme::Symmetric] {
+                match run(&values, channels, 4, scheme) {
+                    Err(Error::NonFinite(error)) => {
+                        prop_assert_eq!((error.index, error.value.to_bits()), (at[0], bad.to_bits()));
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            let table = quantize_table(&Bytes::new(&values), 1, &mut vec![0; values.len().div_ceil(8)], &mut [0.0; 2]);
+            prop_assert_eq!(table.map_err(|error| error.index), Err(at[0]));
+        }
+
+        #[test]
+        fn a_table_spans_the_tensor((channels, values) in tensor(), nbits in 1_u8..=8) {
+            let channels = Channels::per_tensor(channels.len());
+            let mut packed = vec![0xAA; pack::packed_len(values.len(), nbits)];
+            let mut table = vec![9.0; 1 << nbits];
+            quantize_table(&Bytes::new(&values), nbits, &mut packed, &mut table).unwrap();
+            let [min, max] = [values.iter().copied().min_by(f32::total_cmp), values.iter().copied().max_by(f32::total_cmp)];
+            let [min, max] = [min, max].map(|value| f64::from(value.unwrap()));
+            let scale = (max - min) / (2_f64.powi(nbits.into()) - 1.0);
+            for (code, entry) in table.iter().enumerate() {
+                prop_assert_eq!(*entry, (code as f64 * scale + min) as f32);
+            }
+            // Above the subnormal numbers the codes are those of linear quantization.
+            if scale > 1e-30 && scale < 1e38 {
+                let mut codes = vec![0; values.len()];
+                pack::unpack(&packed, nbits, &mut codes);
+                prop_assert_eq!(codes, run(&values, channels, nbits, Scheme::Linear).unwrap().codes);
+            }
+            let mut decoded = vec![0; values.len()];
+            pack::unpack(&packed, nbits, &mut decoded);
+            for (&value, code) in values.iter().zip(decoded) {
+                let error = (f64::from(table[usize::from(code)]) - f64::from(value)).abs();
+                let rounding = f64::from(value.abs()) * 1e-7 + f64::from(f32::from_bits(1));
+                prop_assert!(error <= 0.5001 * scale + rounding);
+            }
+        }
+    }
+
+    /// Layouts of several blocks: rows inside a block, rows across blocks, channels on the second axis, one channel.
+    #[test]
+    fn blocks_and_threads_change_nothing() {
+        for (outer, count, inner) in [(1, 700, 301), (1, 3, 150_001), (3, 5, 20_011), (1, 1, 200_003), (40, 600, 9)] {
+            let channels = Channels { outer, count, inner };
+            let values = large(channels);
+            for (nbits, scheme) in [(8, Scheme::Linear), (3, Scheme::Linear), (5, Scheme::Symmetric)] {
+                let expected = by_the_formulas(&values, channels, nbits, scheme).unwrap();
+                for threads in [1, 3] {
+                    let quantized = in_pool(threads, || run(&values, channels, nbits, scheme)).unwrap();
+                    assert!(quantized == expected, "{channels:?}, {nbits} bits, {threads} threads");
+                }
+            }
+        }
+    }
+
+    /// As coremltools 9.0 quantizes `[[-1.0, 0.1, 2.5], [0.5, 0.5, 0.5]]` to 2 bits.
+    #[test]
+    fn numbers_of_coremltools() {
+        let channels = Channels { outer: 1, count: 2, inner: 3 };
+        let quantized = run(&[-1.0, 0.1, 2.5, 0.5, 0.5, 0.5], channels, 2, Scheme::Linear).unwrap();
+        assert_eq!(quantized.codes, [0, 1, 3, 0, 0, 0]);
+        assert_eq!(quantized.scale, bits(&[1.166_666_6, 0.0]));
+        assert_eq!(quantized.bias, bits(&[-1.0, 0.5]));
+        let quantized = run(&[-1.0, 0.1, 2.5, 0.5, 0.5, 0.5], channels, 2, Scheme::Symmetric).unwrap();
+        assert_eq!(quantized.codes, [2, 2, 3, 3, 3, 3]);
+        assert_eq!(quantized.scale, bits(&[2.5, 0.5]));
+        assert_eq!(quantized.bias, bits(&[-5.0, -1.0]));
+    }
+
+    #[test]
+    fn numbers_beyond_float32_are_an_error() {
+        let values = [0.0, 1.0, f32::MIN, f32::MAX];
+        let channels = Channels { outer: 1, count: 2, inner: 2 };
+        assert!(matches!(run(&values, channels, 1, Scheme::Linear), Err(Error::Overflow { channel: 1 })));
+        assert!(matches!(run(&values, channels, 2, Scheme::Symmetric), Err(Error::Overflow { channel: 1 })));
+        assert_eq!(run(&values, channels, 2, Scheme::Linear).unwrap().codes, [0, 3, 0, 3]);
+    }
+
+    #[test]
+    fn no_weights_have_scale_and_bias_zero() {
+        for channels in [Channels { outer: 1, count: 2, inner: 0 }, Channels { outer: 0, count: 2, inner: 3 }] {
+            let quantized = run(&[], channels, 3, Scheme::Linear).unwrap();
+            assert_eq!(quantized, Quantized { codes: vec![], scale: vec![0; 2], bias: vec![0; 2] });
+        }
+    }
 }

@@ -11,11 +11,15 @@
 //! tensor's layout alone, so the thread count changes no result.
 
 pub(crate) mod dequantize;
-mod encode;
+pub(crate) mod encode;
+#[cfg_attr(not(test), expect(dead_code, reason = "the report is going to ask for it"))]
+pub(crate) mod errors;
 pub(crate) mod float16;
 pub(crate) mod int8;
 pub(crate) mod linear;
 pub(crate) mod pack;
+#[cfg(test)]
+mod testing;
 
 /// Weights in a block: the unit of parallel work, small enough (256 KiB of float32) for a core's own cache.
 /// A multiple of 8, so that the codes of a block fill whole bytes.

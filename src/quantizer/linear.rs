@@ -83,7 +83,7 @@ fn quantize(
     let channels = weight.channels();
     let mut packed = buffers.take(nbits.packed_len(weight.len()));
     let (mut scale, mut bias) = (vec![0.0; channels.count], vec![0.0; channels.count]);
-    linear::quantize(weight.as_le_bytes(), channels, nbits.into(), scheme, &mut packed, &mut scale, &mut bias)?;
+    linear::quantize(weight.as_le_bytes(), channels, nbits.get(), scheme, &mut packed, &mut scale, &mut bias)?;
     let codes = Codes::from_packed(packed, weight.len(), nbits);
     weight.recycle(buffers);
     Ok(QuantizedWeight::Linear { codes, scale, bias })

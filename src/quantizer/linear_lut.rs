@@ -35,7 +35,7 @@ impl Quantizer for LinearLut {
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
         let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
         let mut table = vec![0.0; self.nbits.levels()];
-        linear::quantize_table(weight.as_le_bytes(), self.nbits.into(), &mut packed, &mut table)?;
+        linear::quantize_table(weight.as_le_bytes(), self.nbits.get(), &mut packed, &mut table)?;
         let codes = Codes::from_packed(packed, weight.len(), self.nbits);
         weight.recycle(buffers);
         Ok(QuantizedWeight::LookupTable { codes, table })

@@ -279,7 +279,7 @@ impl Codes {
             return Err(QuantizeError::CodeRange { index, code: codes[index], nbits: nbits.get() });
         }
         let mut packed = vec![0; nbits.packed_len(codes.len())];
-        kernels::pack::pack(codes, nbits.into(), &mut packed);
+        kernels::pack::pack(codes, nbits.get(), &mut packed);
         Ok(Self { packed, len: codes.len(), nbits })
     }
 
@@ -301,7 +301,7 @@ impl Codes {
     /// The codes, one a byte.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut codes = vec![0; self.len];
-        kernels::pack::unpack(&self.packed, self.nbits.into(), &mut codes);
+        kernels::pack::unpack(&self.packed, self.nbits.get(), &mut codes);
         codes
     }
 

@@ -1,0 +1,70 @@
+//! What the tests of the kernels share.
+
+use super::Channels;
+use proptest::prelude::*;
+
+/// Little-endian bytes of float32 values, at an odd address.
+pub(super) struct Bytes(Vec<u8>);
+
+impl Bytes {
+    pub(super) fn new(values: &[f32]) -> Self {
+        // Allocations are aligned, so what follows the first byte is not.
+        Self([0].into_iter().chain(values.iter().flat_map(|value| value.to_le_bytes())).collect())
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0[1..]
+    }
+}
+
+/// The float32 values of little-endian bytes.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// The channel of each weight.
+pub(super) fn channel_of(channels: Channels) -> impl Fn(usize) -> usize {
+    move |index| index / channels.inner % channels.count
+}
+
+/// Weights of one kind or another: ordinary, constant, subnormal, of any magnitude, signed zeros.
+fn weight() -> impl Strategy<Value = BoxedStrategy<f32>> {
+    prop_oneof![
+        Just((-1.0_f32..1.0).boxed()),
+        any::<f32>().prop_map(|value| Just(if value.is_finite() { value } else { 0.25 }).boxed()),
+        Just((-300_i32..300).prop_map(|units| units as f32 * f32::from_bits(1)).boxed()),
+        (-40_i32..36).prop_map(|exponent| (-1.0_f32..1.0).prop_map(move |value| value * 10_f32.powi(exponent)).boxed()),
+        Just(prop_oneof![Just(0.0_f32), Just(-0.0), Just(1e-9)].boxed()),
+        Just((-20_i32..=20).prop_map(|halves| halves as f32 / 2.0).boxed()),
+    ]
+}
+
+/// A layout and finite weights for it.
+pub(super) fn tensor() -> impl Strategy<Value = (Channels, Vec<f32>)> {
+    let channels = (1_usize..4, 1_usize..20, prop_oneof![1_usize..12, 1_usize..70])
+        .prop_map(|(outer, count, inner)| Channels { outer, count, inner });
+    (channels, weight()).prop_flat_map(|(channels, weight)| {
+        let len = channels.len();
+        (Just(channels), prop::collection::vec(weight, len))
+    })
+}
+
+/// Ordinary weights for a tensor of several blocks, the same in each run. Channels differ in their range.
+pub(super) fn large(channels: Channels) -> Vec<f32> {
+    let channel = channel_of(channels);
+    let mut state = 1_u32;
+    let weight = |index| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.3 * (channel(index) % 7) as f32
+    };
+    (0..channels.len()).map(weight).collect()
+}
+
+/// The result of `work` in a pool of that many threads.
+pub(super) fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+}
