@@ -249,14 +249,10 @@ pub enum QuantizeError {
         value: f32,
     },
     /// The values of a channel are too far apart for a float32 scale and bias.
-    #[error("channel {channel} needs the scale {scale} and the bias {bias}, which do not fit float32")]
+    #[error("the range of channel {channel} does not fit a float32 scale and bias")]
     ScaleRange {
         /// The channel's index.
         channel: usize,
-        /// The scale it needs.
-        scale: f64,
-        /// The bias it needs.
-        bias: f64,
     },
     /// A lookup table has another length than 2^bits.
     #[error("the table has {found} entries, {expected} are expected")]
@@ -370,7 +366,7 @@ impl From<kernels::linear::Error> for QuantizeError {
     fn from(error: kernels::linear::Error) -> Self {
         match error {
             kernels::linear::Error::NonFinite(error) => error.into(),
-            kernels::linear::Error::Overflow { channel, scale, bias } => Self::ScaleRange { channel, scale, bias },
+            kernels::linear::Error::Overflow { channel } => Self::ScaleRange { channel },
         }
     }
 }

@@ -179,13 +179,21 @@ fn convolution3d(params: &Convolution3DLayerParams) -> Result<Shape, ShapeError>
     } else {
         (outputs, divide("inputChannels", inputs, groups)?)
     };
-    Shape::new(&[
+    let mut shape = Shape::new(&[
         first,
         second,
         size("kernelDepth", params.kernel_depth)?,
         size("kernelHeight", params.kernel_height)?,
         size("kernelWidth", params.kernel_width)?,
-    ])
+    ])?;
+    let slabs = if params.is_deconvolution { groups } else { 1 };
+    if inputs.is_multiple_of(slabs) {
+        let groups = usize::try_from(slabs).map_err(|_| ShapeError::Overflow { shape: vec![slabs] })?;
+        let axis = usize::from(params.is_deconvolution);
+        // Core ML takes no codes here, so there are no scales to write.
+        shape.channels = Some(ChannelAxis { axis, groups, scale_each: false });
+    }
+    Ok(shape)
 }
 
 /// The parts of an LSTM that have matrices and biases.
@@ -554,6 +562,11 @@ pub(crate) fn can_be_updatable(layer: &NeuralNetworkLayer) -> bool {
     matches!(&layer.layer, Some(Layer::Convolution(_) | Layer::InnerProduct(_) | Layer::UniDirectionalLstm(_)))
 }
 
+/// Whether on-device training may change a layer.
+pub(crate) fn is_updatable(layer: &NeuralNetworkLayer) -> bool {
+    layer.is_updatable || weights(layer).iter().any(|weight| weight.params.is_some_and(|params| params.is_updatable))
+}
+
 /// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that
 /// cannot.
 pub(crate) fn int8_dynamic(layer: &NeuralNetworkLayer) -> Option<Int8Dynamic> {
@@ -573,6 +586,52 @@ pub(crate) fn int8_dynamic(layer: &NeuralNetworkLayer) -> Option<Int8Dynamic> {
 pub(crate) struct Int8Dynamic {
     pub enabled: bool,
     pub has_bias: bool,
+}
+
+/// Sets what a layer adds to its output: the bias of a convolution, a product or a `scale` layer (with its shape), the
+/// beta of a batchnorm.
+pub(crate) fn set_bias(layer: &mut NeuralNetworkLayer, shape: &[u64], bias: WeightParams) {
+    let (has_bias, place) = match &mut layer.layer {
+        Some(Layer::Convolution(params)) => (&mut params.has_bias, &mut params.bias),
+        Some(Layer::Convolution3d(params)) => (&mut params.has_bias, &mut params.bias),
+        Some(Layer::InnerProduct(params)) => (&mut params.has_bias, &mut params.bias),
+        Some(Layer::BatchedMatmul(params)) => (&mut params.has_bias, &mut params.bias),
+        Some(Layer::Scale(params)) => {
+            params.shape_bias = shape.to_vec();
+            (&mut params.has_bias, &mut params.bias)
+        }
+        Some(Layer::Batchnorm(params)) => {
+            params.beta = Some(bias);
+            return;
+        }
+        _ => return,
+    };
+    *has_bias = true;
+    *place = Some(bias);
+}
+
+/// Whether a layer comes from the time when every array had five dimensions, `[sequence, batch, channel, height,
+/// width]`, and so makes such arrays of such arrays.
+pub(crate) fn keeps_rank_5(layer: &NeuralNetworkLayer) -> bool {
+    use Layer::{
+        Activation, Add, Average, Batchnorm, BiDirectionalLstm, Bias, Concat, Convolution, Crop, CropResize, Dot,
+        Embedding, Flatten, Gru, InnerProduct, L2normalize, LoadConstant, Lrn, Max, Min, Multiply, Mvn, Padding,
+        Permute, Pooling, Reduce, ReorganizeData, Reshape, ResizeBilinear, Scale, SequenceRepeat, SimpleRecurrent,
+        Slice, Softmax, Split, Unary, UniDirectionalLstm, Upsample,
+    };
+    #[rustfmt::skip]
+    let keeps = matches!(
+        layer.layer,
+        Some(
+            Convolution(_) | Pooling(_) | Activation(_) | InnerProduct(_) | Embedding(_) | Batchnorm(_) | Mvn(_)
+            | L2normalize(_) | Softmax(_) | Lrn(_) | Crop(_) | Padding(_) | Upsample(_) | ResizeBilinear(_)
+            | CropResize(_) | Unary(_) | Add(_) | Multiply(_) | Average(_) | Scale(_) | Bias(_) | Max(_) | Min(_)
+            | Dot(_) | Reduce(_) | LoadConstant(_) | Reshape(_) | Flatten(_) | Permute(_) | Concat(_) | Split(_)
+            | SequenceRepeat(_) | ReorganizeData(_) | Slice(_) | SimpleRecurrent(_) | Gru(_)
+            | UniDirectionalLstm(_) | BiDirectionalLstm(_)
+        )
+    );
+    keeps
 }
 
 /// Sets whether a layer quantizes its activations to 8 bits at run time.
