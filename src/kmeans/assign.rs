@@ -17,8 +17,8 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::cells::{CELL_BITS, CELLS, Cells, LOW_BITS, by_value};
 use super::double::Double;
+use super::scale::Table;
 use crate::kernels::pack;
 
 /// Values in a block: the unit of parallel work. A multiple of 8.
@@ -29,8 +29,6 @@ const CHUNK: usize = 1 << 12;
 const COUNTED: usize = 16;
 /// Values from which on building a table is worth its time.
 const TABLE_FROM: usize = 1 << 12;
-/// Most entries of a table: half a megabyte.
-const MAX_ENTRIES: usize = 1 << 16;
 
 /// Writes the code of the nearest of `centroids` for each value, the lower code for a tie, packed in `nbits` bits each.
 ///
@@ -173,70 +171,3 @@ fn search(thresholds: &[f32; 255], value: f32) -> u8 {
     }
     code as u8
 }
-
-/// For each small range of values the only threshold in it, and the code of the values up to that.
-#[derive(Debug)]
-struct Table {
-    cells: Cells,
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Entry {
-    threshold: f32,
-    code: u32,
-}
-
-impl Table {
-    fn new(thresholds: &[f32]) -> Option<Self> {
-        // One entry for all ranges without a threshold where a code goes on, at the code's own place.
-        let mut entries: Vec<Entry> =
-            (0..=thresholds.len() as u32).map(|code| Entry { threshold: f32::INFINITY, code }).collect();
-        let mut cells = Cells::new();
-        let mut next = 0;
-        for cell in by_value() {
-            let of_cell = thresholds[next..].iter().take_while(|&&t| t.to_bits() >> LOW_BITS == cell as u32).count();
-            if of_cell == 0 {
-                cells.set(cell, next, LOW_BITS);
-                continue;
-            }
-            let inside = &thresholds[next..next + of_cell];
-            // Two neighbours are apart when the ranges are no wider than the highest bit in which they differ.
-            let apart = |pair: &[f32]| (pair[0].to_bits() ^ pair[1].to_bits()).ilog2();
-            let shift = inside.windows(2).map(apart).min().unwrap_or(LOW_BITS);
-            let ranges = 1_usize << (LOW_BITS - shift);
-            if entries.len() + ranges > MAX_ENTRIES {
-                return None;
-            }
-            cells.set(cell, entries.len(), shift);
-            let negative = cell >= CELLS / 2;
-            let mut of_ranges = vec![Entry::default(); ranges];
-            let mut inside = inside.iter().peekable();
-            for at in 0..ranges {
-                let range = if negative { ranges - 1 - at } else { at };
-                let bits = |t: f32| (t.to_bits() & ((1 << LOW_BITS) - 1)) >> shift;
-                let here = inside.next_if(|&&t| bits(t) as usize == range);
-                of_ranges[range] = Entry { threshold: here.copied().unwrap_or(f32::INFINITY), code: next as u32 };
-                next += usize::from(here.is_some());
-            }
-            entries.extend(of_ranges);
-        }
-        Some(Self { cells, entries })
-    }
-
-    /// Writes one code a value.
-    fn look_up(&self, values: &[[u8; 4]], codes: &mut [u8]) {
-        look_up(values, self.cells.as_array(), &self.entries, codes);
-    }
-}
-
-#[multiversion(targets("x86_64+avx2+bmi1+bmi2+fma"))]
-fn look_up(values: &[[u8; 4]], cells: &[u32; CELLS], entries: &[Entry], codes: &mut [u8]) {
-    for (code, &value) in codes.iter_mut().zip(values) {
-        let bits = u32::from_le_bytes(value);
-        let entry = entries.get(Cells::place(cells, bits)).copied().unwrap_or_default();
-        *code = (entry.code + u32::from(f32::from_bits(bits) > entry.threshold)) as u8;
-    }
-}
-
-const _: () = assert!(CELL_BITS + LOW_BITS == 32);

@@ -18,12 +18,37 @@ use super::double::Double;
 use super::items::Items;
 
 /// Costs of clusters of neighbouring items.
-pub(super) trait ClusterCost {
+pub(super) trait ClusterCost: Sized {
     /// Number of items.
     fn len(&self) -> usize;
 
     /// Sum of squared distances of the items `start..end` to their mean. `start < end <= len`.
     fn cost(&self, start: usize, end: usize) -> f64;
+
+    /// The number of values of the items `start..end`.
+    fn count(&self, start: usize, end: usize) -> f64;
+
+    /// The mean of the items `start..end`, from some origin.
+    fn mean(&self, start: usize, end: usize) -> f64;
+
+    /// The number of values of the items `start..end`, and the sum of their distances above `mean`.
+    fn above(&self, mean: f64, start: usize, end: usize) -> (f64, f64);
+
+    /// Writes `before + cost(start, end)` for as many starts from `first_start` on as there are in `before`, all below
+    /// `end`.
+    fn add_costs(&self, first_start: usize, end: usize, before: &[f64], out: &mut [f64]) {
+        for (start, (out, before)) in (first_start..).zip(out.iter_mut().zip(before)) {
+            *out = before + self.cost(start, end);
+        }
+    }
+
+    /// The costs for bins of items, which end before the items `ends`.
+    fn of_bins(&self, ends: &[u32]) -> Self;
+}
+
+/// The prefix sums at the bins' ends.
+fn at_ends<T: Copy>(sums: &[T], ends: &[u32]) -> Vec<T> {
+    std::iter::once(&0).chain(ends).map(|&end| sums[end as usize]).collect()
 }
 
 /// Costs in float64.
@@ -74,7 +99,7 @@ impl FastCost {
             }
             _ => 0.0,
         };
-        f64::EPSILON * (2.0 * ends(&self.squares) + 4.0 * largest * ends(&self.sums))
+        f64::EPSILON * (ends(&self.squares) + 2.0 * largest * ends(&self.sums))
     }
 }
 
@@ -89,6 +114,38 @@ impl ClusterCost for FastCost {
         let sum = self.sums[end] - self.sums[start];
         let cost = (self.squares[end] - self.squares[start]) - sum * sum / (self.counts[end] - self.counts[start]);
         cost.max(0.0)
+    }
+
+    #[inline(always)]
+    fn count(&self, start: usize, end: usize) -> f64 {
+        self.counts[end] - self.counts[start]
+    }
+
+    #[inline(always)]
+    fn mean(&self, start: usize, end: usize) -> f64 {
+        (self.sums[end] - self.sums[start]) / (self.counts[end] - self.counts[start])
+    }
+
+    #[inline(always)]
+    fn above(&self, mean: f64, start: usize, end: usize) -> (f64, f64) {
+        let count = self.counts[end] - self.counts[start];
+        (count, (self.sums[end] - self.sums[start]) - mean * count)
+    }
+
+    fn add_costs(&self, first_start: usize, end: usize, before: &[f64], out: &mut [f64]) {
+        let starts = first_start..first_start + before.len();
+        let (count, sum, square) = (self.counts[end], self.sums[end], self.squares[end]);
+        let (counts, sums) = (&self.counts[starts.clone()], &self.sums[starts.clone()]);
+        let squares = &self.squares[starts];
+        for ((((out, before), c), s), q) in out.iter_mut().zip(before).zip(counts).zip(sums).zip(squares) {
+            let sum = sum - s;
+            *out = before + (square - q - sum * sum / (count - c)).max(0.0);
+        }
+    }
+
+    fn of_bins(&self, ends: &[u32]) -> Self {
+        let Self { counts, sums, squares } = self;
+        Self { counts: at_ends(counts, ends), sums: at_ends(sums, ends), squares: at_ends(squares, ends) }
     }
 }
 
@@ -160,6 +217,27 @@ impl ClusterCost for PreciseCost {
         let rest = sum - Double::product(mean, count);
         let cost = (square - (sum + rest).scaled(mean)).to_f64() - rest.high * rest.high / count;
         cost.max(0.0)
+    }
+
+    #[inline(always)]
+    fn count(&self, start: usize, end: usize) -> f64 {
+        self.counts[end] - self.counts[start]
+    }
+
+    #[inline]
+    fn mean(&self, start: usize, end: usize) -> f64 {
+        (self.sums[end] - self.sums[start]).to_f64() / (self.counts[end] - self.counts[start])
+    }
+
+    #[inline]
+    fn above(&self, mean: f64, start: usize, end: usize) -> (f64, f64) {
+        let count = self.counts[end] - self.counts[start];
+        (count, (self.sums[end] - self.sums[start] - Double::product(mean, count)).to_f64())
+    }
+
+    fn of_bins(&self, ends: &[u32]) -> Self {
+        let Self { counts, sums, squares } = self;
+        Self { counts: at_ends(counts, ends), sums: at_ends(sums, ends), squares: at_ends(squares, ends) }
     }
 }
 

@@ -186,13 +186,19 @@ fn push(
     reach: usize,
 ) -> usize {
     let len = costs.len();
-    let better_than =
-        |other: usize, end: usize| best[start] + costs.cost(start, end) < best[other] + costs.cost(other, end);
     loop {
         let last = queue[queue.len() - 1];
         let other = last.start as usize;
         let from = (last.first_end as usize).max(start + 1);
-        if better_than(other, from) {
+        // From `other` on, a cluster has the items up to `start` in addition. Joining w values of mean m to W of mean M
+        // adds w W / (w + W) (M - m)^2 to both costs: `start` is better where that is more than what it costs itself.
+        let (w, mean) = (costs.count(other, start), costs.mean(other, start));
+        let more = best[start] - (best[other] + costs.cost(other, start));
+        let better_at = |end: usize| {
+            let (count, above) = costs.above(mean, start, end);
+            w * above * above > more * count * (w + count)
+        };
+        if better_at(from) {
             queue.pop();
             if queue.len() > front {
                 continue;
@@ -205,10 +211,10 @@ fn push(
         let mut step = 1;
         let guess = (start + reach).min(len);
         if guess > low {
-            if better_than(other, guess) {
+            if better_at(guess) {
                 high = guess;
                 while high - low > step {
-                    if better_than(other, high - step) {
+                    if better_at(high - step) {
                         high -= step;
                         step *= 2;
                     } else {
@@ -219,7 +225,7 @@ fn push(
             } else {
                 low = guess;
                 while high - low > step {
-                    if better_than(other, low + step) {
+                    if better_at(low + step) {
                         high = low + step;
                         break;
                     }
@@ -230,7 +236,7 @@ fn push(
         }
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if better_than(other, middle) {
+            if better_at(middle) {
                 high = middle;
             } else {
                 low = middle;

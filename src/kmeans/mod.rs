@@ -1,49 +1,78 @@
 //! k-means in one dimension: the table of 2^n values that is nearest to the weights of a tensor, and their codes.
 //!
 //! On a line, clusters are runs of neighbouring values. That makes the problem easy: the *global* optimum is found
-//! in about the time it takes to sort, where the usual alternation of assigning and averaging ends wherever its random start leads.
+//! in about the time it takes to sort, where the usual alternation of assigning and averaging ends wherever its random
+//! start leads.
 //!
 //! | room | what is there |
 //! |---|---|
-//! | [`sort`] | distinct values with counts |
+//! | [`distinct`] | small tensors: the values that differ, with counts |
+//! | [`histogram`] | large tensors: buckets of values, with counts and exact sums |
 //! | [`items`] | what is clustered: values, or buckets of them |
 //! | [`cost`] | the cost of a cluster in constant time, and how to keep its digits |
 //! | [`lambda`] | the best partition into k clusters |
-//! | [`assign`] | codes of the nearest centroids |
-//! | [`double`], [`cells`] | double-double numbers; a map from floats to small ranges |
+//! | [`refine`] | a near-optimal partition of many items |
+//! | [`assign`], [`scale`] | codes of the nearest centroids |
+//! | [`double`] | double-double numbers |
 //!
-//! No randomness anywhere, and parallel sums are of integers: the same values give the same bytes on any number of threads.
+//! **How near.** Up to 65,536 values, or few that differ, the result is the optimum: the least error that any k centroids
+//! have, but for the rounding of centroids to float32. Above, a border between two clusters is known to a bucket. Were
+//! all clusters g and all buckets h wide, misplaced borders would add about (h / g)^2 / 4 to an error of 1. The spread
+//! within buckets, (h / g)^2 on this scale, is measured; [`TOLERATED_INNER`] says how large it may be, four times the
+//! promised 1.001 at least. If it is larger, buckets are divided where that is needed, and if that does not help, the
+//! values are sorted.
+//!
+//! No randomness anywhere, and parallel sums are of integers: the same values give the same bytes on any number of
+//! threads.
 
 mod assign;
-mod cells;
 mod cost;
+mod distinct;
 mod double;
+mod histogram;
 mod items;
 mod lambda;
-mod sort;
+mod refine;
+mod scale;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use assign::assign;
 
-use cost::{FastCost, PreciseCost};
+use cost::{ClusterCost, FastCost, PreciseCost};
+use distinct::radix_sort;
+use histogram::Division;
 use items::Items;
 use lambda::{Partition, Scratch, best_partition};
+use refine::near_best;
 
 use crate::kernels::NonFinite;
 
 /// Largest share of a solution's error that rounding of the fast costs may cause; above, the precise ones are taken.
-const TOLERATED_ROUNDING: f64 = 1e-8;
+const TOLERATED_ROUNDING: f64 = 1e-7;
+
+/// Values up to which [`Strategy::Auto`] is exact.
+const EXACT_UP_TO: usize = 1 << 16;
+/// Times that a histogram's division is tried.
+const DIVISIONS: usize = 3;
+/// Largest share of a solution's error that values within buckets may cause.
+const TOLERATED_INNER: f64 = 2e-3;
+
+/// The same where the solution is not the optimum anyway.
+const TOLERATED_ROUNDING_NEAR: f64 = 1e-5;
 
 /// How close to the global optimum a solution is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Exactness {
+pub(crate) enum Strategy {
     /// The optimum up to 65,536 values; above, an error of at most 1.001 times the least.
     #[default]
     Auto,
     /// The optimum. Takes the memory of a few copies of the tensor.
     Exact,
+    /// As `Auto`, but as if no histogram were fine enough. For tests and benchmarks.
+    #[cfg_attr(not(test), allow(dead_code, reason = "forces what `Auto` rarely does"))]
+    Sorted,
 }
 
 /// Values made ready for clustering, with any number of clusters.
@@ -52,9 +81,20 @@ pub(crate) struct Clusters {
     items: Items,
     fast: FastCost,
     precise: Option<PreciseCost>,
+    /// Where bins of items end.
+    bins: Vec<u32>,
+    /// Whether a near-optimal solution will do.
+    near: bool,
     scratch: Scratch,
-    /// A solved number of clusters and its price.
-    known: Option<(usize, f64)>,
+    known: Option<Known>,
+}
+
+/// What was found for a number of clusters.
+#[derive(Debug)]
+struct Known {
+    k: usize,
+    lambda: f64,
+    solution: Solution,
 }
 
 /// Centroids, and how far the values are from them.
@@ -69,43 +109,115 @@ pub(crate) struct Solution {
 
 impl Clusters {
     /// Prepares `values`, float32 in little-endian bytes, for up to `max_k` clusters.
-    pub(crate) fn new(values: &[u8], _max_k: usize, _exactness: Exactness) -> Result<Self, NonFinite> {
+    pub(crate) fn new(values: &[u8], max_k: usize, strategy: Strategy) -> Result<Self, NonFinite> {
         let values = values.as_chunks().0;
+        let exact = strategy == Strategy::Exact || values.len() <= EXACT_UP_TO;
+        if !exact && strategy == Strategy::Auto {
+            let mut sample = histogram::sample(values);
+            let mut division = Division::from_sample(&sample, max_k);
+            radix_sort(&mut sample);
+            sample.dedup();
+            if sample.len() <= values.len().min(4096) {
+                if let Some(found) = first_non_finite(values) {
+                    return Err(found);
+                }
+                if let Some(items) = distinct::few(values) {
+                    return Ok(Self::from_items(items, max_k));
+                }
+            }
+            for _ in 0..DIVISIONS {
+                let histogram = division.count(values);
+                if histogram.has_non_finite()
+                    && let Some(found) = first_non_finite(values)
+                {
+                    return Err(found);
+                }
+                let buckets = histogram.buckets();
+                let inner = buckets.inner_error();
+                let mut clusters = Self::new_near(buckets.items, max_k);
+                if inner <= TOLERATED_INNER * clusters.solve(max_k).sse {
+                    return Ok(clusters);
+                }
+                match histogram.refined(max_k) {
+                    Some(finer) => division = finer,
+                    None => break,
+                }
+            }
+        }
         if let Some(found) = first_non_finite(values) {
             return Err(found);
         }
-        let items = sort::distinct(values);
+        let items = distinct::distinct(values);
+        Ok(if exact { Self::from_items(items, max_k) } else { Self::new_near(items, max_k) })
+    }
+
+    /// For optimal solutions.
+    fn from_items(items: Items, max_k: usize) -> Self {
+        let bins = refine::bins(&items, max_k);
+        Self::with_bins(items, bins, false)
+    }
+
+    /// For solutions that are optimal but for what bins can miss.
+    fn new_near(items: Items, max_k: usize) -> Self {
+        let bins = refine::bins(&items, max_k);
+        Self::with_bins(items, bins, true)
+    }
+
+    fn with_bins(items: Items, bins: Vec<u32>, near: bool) -> Self {
         let fast = FastCost::new(&items);
-        Ok(Self { items, fast, precise: None, scratch: Scratch::default(), known: None })
+        Self { items, fast, precise: None, bins, near, scratch: Scratch::default(), known: None }
     }
 
     /// The best `k` centroids.
     pub(crate) fn solve(&mut self, k: usize) -> Solution {
-        if self.items.len() == 0 || k == 0 {
+        if k == 0 || self.items.len() == 0 {
             return Solution { centroids: Vec::new(), sse: 0.0 };
         }
         if k >= self.items.len() {
-            let centroids = self.items.means().map(|mean| mean as f32).collect();
+            let mut centroids: Vec<f32> = self.items.means().map(|mean| mean as f32).collect();
+            centroids.dedup();
             return Solution { centroids, sse: 0.0 };
         }
-        let guess = self.known.map(|(known, lambda)| lambda * (known as f64 / k as f64).powi(3));
-        let partition = best_partition(&self.fast, k, guess, &mut self.scratch);
-        let (mut centroids, mut sse) = self.items.centroids(&partition.ends);
-        self.know(k, &partition);
-        if k as f64 * self.fast.error_bound() > TOLERATED_ROUNDING * sse {
-            let precise = self.precise.get_or_insert_with(|| PreciseCost::new(&self.items));
-            let partition = best_partition(precise, k, Some(partition.lambda), &mut self.scratch);
-            (centroids, sse) = self.items.centroids(&partition.ends);
-            self.know(k, &partition);
+        if let Some(known) = self.known.as_ref().filter(|known| known.k == k) {
+            return known.solution.clone();
         }
-        Solution { centroids, sse }
-    }
-
-    fn know(&mut self, k: usize, partition: &Partition) {
+        let guess = self.known.as_ref().map(|known| known.lambda * (known.k as f64 / k as f64).powi(3));
+        let Self { items, fast, bins, near, scratch, .. } = self;
+        let mut partition = partition(fast, bins, *near, k, guess, scratch);
+        let (mut centroids, mut sse) = items.centroids(&partition.ends);
+        let tolerated = if *near { TOLERATED_ROUNDING_NEAR } else { TOLERATED_ROUNDING };
+        if k as f64 * fast.error_bound() > tolerated * sse {
+            let precise = self.precise.get_or_insert_with(|| PreciseCost::new(items));
+            partition = self::partition(precise, bins, *near, k, Some(partition.lambda), scratch);
+            (centroids, sse) = items.centroids(&partition.ends);
+        }
+        let solution = Solution { centroids, sse };
         if k > 1 {
-            self.known = Some((k, partition.lambda));
+            self.known = Some(Known { k, lambda: partition.lambda, solution: solution.clone() });
         }
+        solution
     }
+}
+
+/// The best partition into `k` clusters, or one near it.
+fn partition(
+    costs: &impl ClusterCost,
+    bins: &[u32],
+    near: bool,
+    k: usize,
+    lambda: Option<f64>,
+    scratch: &mut Scratch,
+) -> Partition {
+    if near && k < bins.len() {
+        return near_best(costs, bins, k, lambda, scratch);
+    }
+    // Bins give a good guess in a fraction of the time that a price takes.
+    let lambda = if 4 * k < bins.len() && 2 * bins.len() < costs.len() {
+        Some(best_partition(&costs.of_bins(bins), k, lambda, scratch).lambda)
+    } else {
+        lambda
+    };
+    best_partition(costs, k, lambda, scratch)
 }
 
 impl Solution {

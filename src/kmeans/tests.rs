@@ -1,7 +1,9 @@
 //! The module against slow, plain solutions of the same problem.
 
-use super::{Clusters, Exactness, assign};
-use proptest::prelude::*;
+use super::{Clusters, Strategy, assign};
+use proptest::prelude::{Strategy as Generator, *};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -57,7 +59,7 @@ fn rounding(values: &[f32]) -> f64 {
 fn check_optimal(values: &[f32], ks: &[usize]) {
     let most = ks.iter().copied().max().unwrap_or(1);
     let best = optimum(values, most);
-    let mut clusters = Clusters::new(&bytes(values), most, Exactness::Exact).unwrap();
+    let mut clusters = Clusters::new(&bytes(values), most, Strategy::Exact).unwrap();
     for &k in ks {
         let solution = clusters.solve(k);
         assert!(solution.centroids.len() <= k);
@@ -91,7 +93,7 @@ fn all_magnitudes() {
     check_optimal(&v, &[1, 2, 3, 5, 16, 64, 128, 200, 224]);
     // Pairs a rounding step apart, at every magnitude.
     let pairs: Vec<f32> = (-30..38).flat_map(|e| [10_f32.powi(e), 10_f32.powi(e).next_up()]).collect();
-    let mut clusters = Clusters::new(&bytes(&pairs), 80, Exactness::Exact).unwrap();
+    let mut clusters = Clusters::new(&bytes(&pairs), 80, Strategy::Exact).unwrap();
     assert_eq!(clusters.solve(68).centroids.len(), 68);
     check_optimal(&pairs, &[1, 2, 10, 60, 68, 70, 100]);
 }
@@ -119,27 +121,156 @@ fn subnormals() {
 
 #[test]
 fn fewer_values_than_clusters() {
-    let mut clusters = Clusters::new(&bytes(&[0.5, -0.0, 0.5, 0.0, -3.0]), 16, Exactness::Auto).unwrap();
+    let mut clusters = Clusters::new(&bytes(&[0.5, -0.0, 0.5, 0.0, -3.0]), 16, Strategy::Auto).unwrap();
     let solution = clusters.solve(16);
     assert_eq!(solution.centroids, [-3.0, 0.0, 0.5]);
     assert_eq!(solution.sse, 0.0);
     assert_eq!(solution.table(2), [-3.0, 0.0, 0.5, 0.5]);
-    let mut none = Clusters::new(&[], 16, Exactness::Auto).unwrap();
+    let mut none = Clusters::new(&[], 16, Strategy::Auto).unwrap();
     assert!(none.solve(4).centroids.is_empty());
-    let mut same = Clusters::new(&bytes(&[2.5; 1000]), 16, Exactness::Auto).unwrap();
+    let mut same = Clusters::new(&bytes(&[2.5; 1000]), 16, Strategy::Auto).unwrap();
     assert_eq!(same.solve(4).centroids, [2.5]);
 }
 
 #[test]
 fn values_that_are_not_finite_are_refused() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let found = Clusters::new(&bytes(&[0.0, 1.0, bad, f32::NAN]), 4, Exactness::Auto).unwrap_err();
+        let found = Clusters::new(&bytes(&[0.0, 1.0, bad, f32::NAN]), 4, Strategy::Auto).unwrap_err();
         assert_eq!((found.index, found.value.to_bits()), (2, bad.to_bits()));
     }
 }
 
+/// Normally distributed numbers.
+fn normal(random: &mut Xoshiro256PlusPlus) -> f64 {
+    let (u, v): (f64, f64) = (random.random(), random.random());
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// A large tensor of a named kind.
+fn tensor(kind: &str, len: usize) -> Vec<f32> {
+    let random = &mut Xoshiro256PlusPlus::seed_from_u64(7);
+    let value = |at: usize| -> f64 {
+        let u: f64 = random.random();
+        let z = normal(random);
+        match kind {
+            "normal" => 0.05 * z,
+            "student" => z / ((0..3).map(|_| normal(random).powi(2)).sum::<f64>() / 3.0).sqrt(),
+            "laplace" => z.signum() * -(1.0 - u).ln(),
+            "uniform" => u * 2.0 - 1.0,
+            "two humps" => 0.01 * z + if u < 0.5 { -1.0 } else { 1.0 },
+            "two spikes" => 1e-4 * z + if u < 0.3 { -1.0 } else { 1.0 },
+            "many spikes" => 1e-5 * z + (u * 40.0).floor(),
+            "cauchy" => (std::f64::consts::PI * (u - 0.5)).tan(),
+            "float16" => f64::from(f32::from_bits(((0.05 * z as f32).to_bits() + 0x1000) & 0xFFFF_E000)),
+            "int8" => (40.0 * z).round().clamp(-127.0, 127.0) * 0.0078,
+            "int12" => (400.0 * z).round() * 0.00078,
+            "sparse" => {
+                if u < 0.9 {
+                    0.0
+                } else {
+                    z
+                }
+            }
+            "lognormal" => (3.0 * z).exp(),
+            "outlier" => {
+                if at == len / 2 {
+                    1e30
+                } else {
+                    z
+                }
+            }
+            "channels" => z * (1.7 * (at / 4608) as f64).sin().exp2(),
+            "shifted" => 100.0 + 0.5 * z,
+            "constant" => 0.3,
+            "fewer than clusters" => ((u * 50.0).floor() * 1.37).sin(),
+            _ => unreachable!("{kind}"),
+        }
+    };
+    (0..len).map(value).map(|value| value as f32).collect()
+}
+
+const KINDS: [&str; 18] = [
+    "normal",
+    "student",
+    "laplace",
+    "uniform",
+    "two humps",
+    "two spikes",
+    "many spikes",
+    "cauchy",
+    "float16",
+    "int8",
+    "int12",
+    "sparse",
+    "lognormal",
+    "outlier",
+    "channels",
+    "shifted",
+    "constant",
+    "fewer than clusters",
+];
+
+/// Sum of squared distances to the nearest of the centroids, by the codes of [`assign`].
+fn assigned_error(values: &[f32], centroids: &[f32]) -> f64 {
+    let mut codes = vec![0; values.len()];
+    assign(&bytes(values), centroids, 8, &mut codes);
+    values.iter().zip(codes).map(|(&v, code)| (f64::from(v) - f64::from(centroids[usize::from(code)])).powi(2)).sum()
+}
+
+#[test]
+fn large_tensors_are_near_the_optimum() {
+    for kind in KINDS {
+        let values = tensor(kind, 70_000);
+        let bytes = bytes(&values);
+        let mut optimal = Clusters::new(&bytes, 256, Strategy::Exact).unwrap();
+        for strategy in [Strategy::Auto, Strategy::Sorted] {
+            let mut near = Clusters::new(&bytes, 256, strategy).unwrap();
+            for k in [256, 16, 2] {
+                let least = assigned_error(&values, &optimal.solve(k).centroids);
+                let solution = near.solve(k);
+                let error = assigned_error(&values, &solution.centroids);
+                assert!(solution.centroids.len() <= k);
+                assert!(error <= 1.001 * least, "{kind}, {strategy:?}, k = {k}: {}", error / least);
+                assert!((solution.sse - error).abs() <= 0.005 * least, "{kind}, k = {k}: {} {error}", solution.sse);
+            }
+            let error = assigned_error(&values, &Clusters::new(&bytes, 16, strategy).unwrap().solve(16).centroids);
+            let least = assigned_error(&values, &optimal.solve(16).centroids);
+            assert!(error <= 1.001 * least, "{kind}, {strategy:?}: {}", error / least);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let values = bytes(&tensor("student", 2_500_000));
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let solution = Clusters::new(&values, 64, Strategy::Auto).unwrap().solve(64);
+            let mut packed = vec![0; 2_500_000 / 8 * 6];
+            assign(&values, &solution.centroids, 6, &mut packed);
+            (solution, packed)
+        })
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(5));
+}
+
+#[test]
+fn large_tensors_with_a_value_that_is_not_finite_are_refused() {
+    for kind in ["normal", "int8"] {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = tensor(kind, 70_000);
+            values[50_001] = bad;
+            values[60_000] = bad;
+            let found = Clusters::new(&bytes(&values), 4, Strategy::Auto).unwrap_err();
+            assert_eq!((found.index, found.value.to_bits()), (50_001, bad.to_bits()));
+        }
+    }
+}
+
 /// Values of all kinds.
-fn any_values() -> impl Strategy<Value = Vec<f32>> {
+fn any_values() -> impl Generator<Value = Vec<f32>> {
     let value = prop_oneof![
         4 => -1.0_f32..1.0,
         2 => (-20_i32..20).prop_map(|i| i as f32 / 4.0),

@@ -4,7 +4,7 @@
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
-use crate::kmeans::{self, Clusters, Exactness};
+use crate::kmeans::{self, Clusters, Strategy};
 use crate::stored::{Nbits, StoredForm};
 
 /// Stores values as codes into the table with the least sum of squared errors, one table for each weight.
@@ -19,20 +19,20 @@ use crate::stored::{Nbits, StoredForm};
 #[derive(Clone, Copy, Debug)]
 pub struct KmeansLut {
     nbits: Nbits,
-    exactness: Exactness,
+    strategy: Strategy,
 }
 
 impl KmeansLut {
     /// Codes of `nbits` bits.
     pub fn new(nbits: Nbits) -> Self {
-        Self { nbits, exactness: Exactness::Auto }
+        Self { nbits, strategy: Strategy::Auto }
     }
 
     /// Takes the global optimum for weights of every size. It sorts the values, which takes several times as long and a
     /// few copies of the weight in memory.
     #[must_use]
     pub fn exact(mut self) -> Self {
-        self.exactness = Exactness::Exact;
+        self.strategy = Strategy::Exact;
         self
     }
 }
@@ -44,7 +44,7 @@ impl Quantizer for KmeansLut {
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
         let (values, nbits) = (weight.as_le_bytes(), self.nbits);
-        let solution = Clusters::new(values, nbits.levels(), self.exactness)?.solve(nbits.levels());
+        let solution = Clusters::new(values, nbits.levels(), self.strategy)?.solve(nbits.levels());
         let mut packed = buffers.take(nbits.packed_len(weight.len()));
         kmeans::assign(values, &solution.centroids, nbits.get(), &mut packed);
         let codes = Codes::from_packed(packed, weight.len(), nbits);

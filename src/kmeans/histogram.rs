@@ -1,0 +1,293 @@
+//! A histogram of a large tensor: counts and exact sums of values in a few ten thousand buckets.
+//!
+//! **Cells.** The upper bits of a float (sign, exponent and five of the mantissa) select one of [`CELLS`] cells, each
+//! 1/32 of a binade. A cell is divided evenly into a power of two of buckets, down to single floats: as fine as needed where needed.
+//! Finding a bucket takes a look-up, a shift and an addition.
+//!
+//! **Sums.** In a cell all floats have the same sign and exponent, so a float's lower bits are its distance from the
+//! cell's start in units of its last place. One 64-bit addition counts a value and adds up those distances. They are whole
+//! numbers: the sums are exact, and neither cutting the tensor nor the order of adding changes them.
+//!
+//! **How fine.** The best k centroids of a density f lie with a density proportional to f^(1/3) (Panter and Dite,
+//! "Quantization distortion in pulse-count modulation with nonuniform spacing of levels", Proc. IRE 39, 1951). So a cell
+//! of p values and width w gets its share of the k clusters by (p w^2)^(1/3), and [`PER_CLUSTER`] buckets for each. No cell can
+//! have more clusters than values, which keeps one far outlier from taking all. The p come from a sample, or from a histogram
+//! whose buckets turned out too coarse.
+
+use rayon::prelude::*;
+
+use super::items::Items;
+
+/// Upper bits of a float32 that select its cell: sign, exponent and five of the mantissa.
+const CELL_BITS: u32 = 14;
+/// The other bits, within the cell.
+const LOW_BITS: u32 = 32 - CELL_BITS;
+/// The lower bits, set.
+const LOW: u32 = (1 << LOW_BITS) - 1;
+/// Number of cells.
+const CELLS: usize = 1 << CELL_BITS;
+/// Cells of one sign and exponent.
+const PER_BINADE: usize = 1 << (CELL_BITS - 9);
+
+/// Buckets for an expected cluster, at least; rounded up to a power of two in each cell.
+const PER_CLUSTER: f64 = 24.0;
+/// Binades from the largest sampled magnitude up and down, in which cells have buckets even without a sample.
+const BINADES_ABOVE: usize = 2;
+const BINADES_BELOW: usize = 3;
+/// Buckets of such a cell, as a power of two.
+const UNSAMPLED_BITS: u32 = 3;
+/// Most buckets.
+const MAX_BUCKETS: usize = 1 << 18;
+
+/// Bits of a bucket's word for the sum of lower bits; its count is above.
+const SUM_BITS: u32 = 40;
+/// Values counted before words could overflow: 2^22 times at most 2^18.
+const BLOCK: usize = 1 << (SUM_BITS - LOW_BITS);
+/// Values a thread counts at a time in a large tensor.
+const PARALLEL_BLOCK: usize = 1 << 20;
+
+/// Values looked at for the first division: runs of neighbours, a cache line each.
+const SAMPLED_RUNS: usize = 512;
+const RUN: usize = 16;
+
+/// Which cells are how fine.
+#[derive(Debug)]
+pub(super) struct Division {
+    /// For each cell, its first bucket's number and, in the lowest five bits, how far low bits are shifted to count on.
+    cells: Box<[u32; CELLS]>,
+    buckets: usize,
+}
+
+/// Buckets and their contents.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    division: Division,
+    /// For each bucket, the number of values and the sum of their lower bits.
+    contents: Vec<(u64, u64)>,
+}
+
+/// The buckets that hold values, ascending.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    pub(super) items: Items,
+    /// Their widths; 0 for single floats.
+    pub(super) widths: Vec<f64>,
+}
+
+/// Some of the values, evenly spread over the tensor.
+pub(super) fn sample(values: &[[u8; 4]]) -> Vec<u32> {
+    let last = values.len().saturating_sub(RUN);
+    let runs = (0..SAMPLED_RUNS).map(|run| &values[run * last / (SAMPLED_RUNS - 1)..][..RUN.min(values.len())]);
+    runs.flatten().map(|&value| u32::from_le_bytes(value)).collect()
+}
+
+impl Division {
+    /// A division for `clusters` clusters of values of which these are the bits of a sample.
+    pub(super) fn from_sample(sample: &[u32], clusters: usize) -> Self {
+        let mut counts = Box::new([0.0; CELLS]);
+        for &bits in sample {
+            counts[(bits >> LOW_BITS) as usize] += 1.0;
+        }
+        // What lies next to the sampled cells is likely to have values, too.
+        for cell in 0..CELLS {
+            let around = cell.saturating_sub(2)..(cell + 3).min(CELLS);
+            if counts[cell] == 0.0 && counts[around].iter().any(|&count| count >= 1.0) {
+                counts[cell] = 0.25;
+            }
+        }
+        // A sampled value stands for many, and so for some clusters.
+        Self::new(&counts, clusters, 16.0)
+    }
+
+    /// `counts` are the values in each cell, each worth at most `most` clusters.
+    fn new(counts: &[f64; CELLS], clusters: usize, most: f64) -> Self {
+        let used: Vec<usize> = (0..CELLS).filter(|&cell| counts[cell] > 0.0).collect();
+        let shares: Vec<f64> = used.iter().map(|&cell| (counts[cell] * width(cell).powi(2)).cbrt()).collect();
+        let limits: Vec<f64> = used.iter().map(|&cell| most * counts[cell]).collect();
+        let level = water_level(&shares, &limits, clusters as f64);
+        let largest = used.iter().map(|&cell| cell % (CELLS / 2) / PER_BINADE).max().unwrap_or(0);
+        let around = largest.saturating_sub(BINADES_BELOW) * PER_BINADE..(largest + BINADES_ABOVE) * PER_BINADE;
+        let unsampled = |cell| if around.contains(&(cell % (CELLS / 2))) { UNSAMPLED_BITS } else { 0 };
+        let mut bits: Vec<u32> = (0..CELLS).map(unsampled).collect();
+        for ((&cell, share), limit) in used.iter().zip(shares).zip(limits) {
+            bits[cell] = bits[cell].max(bits_for((share * level).min(limit))).min(LOW_BITS);
+        }
+        Self::with_bits(&bits)
+    }
+
+    /// Divides each cell into 2^bits buckets, or all cells less finely if these were too many.
+    fn with_bits(bits: &[u32]) -> Self {
+        let total = |less: u32| bits.iter().map(|bits| 1_usize << bits.saturating_sub(less)).sum::<usize>();
+        let less = (0..LOW_BITS).find(|&less| total(less) <= MAX_BUCKETS).unwrap_or(LOW_BITS);
+        let mut division = Self { cells: Box::new([0; CELLS]), buckets: 0 };
+        for (cell, bits) in division.cells.iter_mut().zip(bits) {
+            let bits = bits.saturating_sub(less);
+            *cell = (division.buckets as u32) << 5 | (LOW_BITS - bits);
+            division.buckets += 1 << bits;
+        }
+        division
+    }
+
+    /// The number of the bucket of the float with these bits.
+    #[inline(always)]
+    fn bucket(cells: &[u32; CELLS], bits: u32) -> usize {
+        let cell = cells[(bits >> LOW_BITS) as usize];
+        ((cell >> 5) + ((bits & LOW) >> (cell & 31))) as usize
+    }
+
+    /// Counts the values.
+    pub(super) fn count(self, values: &[[u8; 4]]) -> Histogram {
+        let empty = || vec![(0, 0); self.buckets];
+        let contents = if values.len() <= PARALLEL_BLOCK {
+            let mut contents = empty();
+            self.count_block(values, &mut contents);
+            contents
+        } else {
+            let blocks = values.par_chunks(PARALLEL_BLOCK).fold(empty, |mut contents, values| {
+                self.count_block(values, &mut contents);
+                contents
+            });
+            // Whole numbers: any order of adding gives the same.
+            blocks.reduce(empty, |mut all, some| {
+                for (all, some) in all.iter_mut().zip(some) {
+                    *all = (all.0 + some.0, all.1 + some.1);
+                }
+                all
+            })
+        };
+        Histogram { division: self, contents }
+    }
+
+    fn count_block(&self, values: &[[u8; 4]], contents: &mut [(u64, u64)]) {
+        let mut words = vec![0_u64; self.buckets];
+        for values in values.chunks(BLOCK) {
+            for &value in values {
+                let bits = u32::from_le_bytes(value);
+                if let Some(word) = words.get_mut(Self::bucket(&self.cells, bits)) {
+                    *word += 1 << SUM_BITS | u64::from(bits & LOW);
+                }
+            }
+            for (content, word) in contents.iter_mut().zip(&mut words) {
+                let word = std::mem::take(word);
+                *content = (content.0 + (word >> SUM_BITS), content.1 + (word & ((1 << SUM_BITS) - 1)));
+            }
+        }
+    }
+}
+
+impl Histogram {
+    /// A division that is fine enough for these values, `None` if it would be no finer.
+    pub(super) fn refined(&self, clusters: usize) -> Option<Division> {
+        let bucket_width = |cell, shift: u32| width(cell) / f64::from(1_u32 << (LOW_BITS - shift));
+        let mut shares = Vec::new();
+        let mut limits = Vec::new();
+        for cell in 0..CELLS {
+            let (contents, shift) = self.cell(cell);
+            for &(count, _) in contents.iter().filter(|content| content.0 > 0) {
+                shares.push((count as f64 * bucket_width(cell, shift).powi(2)).cbrt());
+                limits.push(count as f64);
+            }
+        }
+        let level = water_level(&shares, &limits, clusters as f64);
+        let bits: Vec<u32> = (0..CELLS)
+            .map(|cell| {
+                let (contents, shift) = self.cell(cell);
+                let fullest = contents.iter().map(|content| content.0).max().unwrap_or(0) as f64;
+                let share = (fullest * bucket_width(cell, shift).powi(2)).cbrt();
+                (LOW_BITS - shift + bits_for((share * level).min(fullest))).min(LOW_BITS)
+            })
+            .collect();
+        let refined = Division::with_bits(&bits);
+        let finer = |(new, old): (&u32, &u32)| new & 31 < old & 31;
+        refined.cells.iter().zip(self.division.cells.iter()).any(finer).then_some(refined)
+    }
+
+    /// The contents of a cell's buckets and the shift.
+    fn cell(&self, cell: usize) -> (&[(u64, u64)], u32) {
+        let (first, shift) = (self.division.cells[cell] as usize >> 5, self.division.cells[cell] & 31);
+        (&self.contents[first..first + (1 << (LOW_BITS - shift))], shift)
+    }
+
+    /// Whether there is a value that is NaN or infinite.
+    pub(super) fn has_non_finite(&self) -> bool {
+        let largest = CELLS / 2 - PER_BINADE..CELLS / 2;
+        largest.flat_map(|cell| [cell, cell + CELLS / 2]).any(|cell| self.cell(cell).0.iter().any(|c| c.0 > 0))
+    }
+
+    /// The buckets that hold values.
+    pub(super) fn buckets(&self) -> Buckets {
+        let mut buckets = Buckets::default();
+        let filled = self.contents.iter().filter(|content| content.0 > 0).count();
+        buckets.items = Items::with_capacity(filled);
+        buckets.widths.reserve(filled);
+        // Within the negative cells, the upper half, values fall as bits rise.
+        for cell in (CELLS / 2..CELLS).rev() {
+            let (contents, shift) = self.cell(cell);
+            contents.iter().rev().for_each(|&content| buckets.push(cell, content, shift));
+        }
+        for cell in 0..CELLS / 2 {
+            let (contents, shift) = self.cell(cell);
+            contents.iter().for_each(|&content| buckets.push(cell, content, shift));
+        }
+        buckets
+    }
+}
+
+impl Buckets {
+    #[inline(always)]
+    fn push(&mut self, cell: usize, (count, sum): (u64, u64), shift: u32) {
+        if count == 0 {
+            return;
+        }
+        let unit = unit(cell);
+        // Whole numbers below 2^53 up to 2^29 values: exact.
+        let start = ((cell % PER_BINADE) | if cell % (CELLS / 2) < PER_BINADE { 0 } else { PER_BINADE }) << LOW_BITS;
+        let sum = (count as f64 * start as f64 + sum as f64) * unit;
+        self.items.push(if cell < CELLS / 2 { sum } else { -sum }, count as f64);
+        self.widths.push(if shift == 0 || count == 1 { 0.0 } else { unit * f64::from(1_u32 << shift) });
+    }
+
+    /// What the values' own spread within the buckets adds to any solution's error, were they even there.
+    pub(super) fn inner_error(&self) -> f64 {
+        self.items.counts.iter().zip(&self.widths).map(|(count, width)| count * width * width).sum::<f64>() / 12.0
+    }
+}
+
+/// The last place of the floats in a cell.
+fn unit(cell: usize) -> f64 {
+    let exponent = (cell % (CELLS / 2) / PER_BINADE).max(1);
+    // 2^(exponent - 150), from its bits.
+    f64::from_bits((exponent as u64 + 1023 - 150) << 52)
+}
+
+fn width(cell: usize) -> f64 {
+    unit(cell) * f64::from(1_u32 << LOW_BITS)
+}
+
+/// Powers of two of buckets for a number of expected clusters.
+fn bits_for(expected: f64) -> u32 {
+    let buckets = (expected * PER_CLUSTER).ceil().clamp(1.0, f64::from(LOW));
+    (buckets as u32).next_power_of_two().ilog2()
+}
+
+/// The level at which `share x level`, but at most its limit, is `total` over all: a division in proportion to the
+/// shares in which none gets more than its limit.
+fn water_level(shares: &[f64], limits: &[f64], total: f64) -> f64 {
+    let mut level = 0.0;
+    loop {
+        let (mut taken, mut free) = (0.0, 0.0);
+        for (&share, &limit) in shares.iter().zip(limits) {
+            if level > 0.0 && share * level >= limit {
+                taken += limit;
+            } else {
+                free += share;
+            }
+        }
+        // What the full ones leave raises the level for the others, which may fill up more: it only rises.
+        let next = (total - taken) / free;
+        if !(next > level && next.is_finite()) {
+            return level;
+        }
+        level = next;
+    }
+}
