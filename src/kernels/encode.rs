@@ -341,6 +341,16 @@ mod tests {
         }
     }
 
+    /// 73.5 is one and a half steps of 49, but 73.5 * (1 / 49) is less in float64.
+    #[test]
+    fn multiplying_and_dividing_differ() {
+        for (steps, expected) in [(Steps::Multiply, 1), (Steps::Divide, 2)] {
+            let (grid, mut codes) = (Grid { scale: 49.0, bias: 0.0 }, [9]);
+            encode(&Bytes::new(&[73.5]), super::Channels::per_tensor(1), &[grid], steps, 8, &mut codes);
+            assert_eq!(codes, [expected], "{steps:?}");
+        }
+    }
+
     #[test]
     fn a_grid_without_steps_has_only_code_0() {
         let values = Bytes::new(&[-1.0, 0.5, 2.0]);
