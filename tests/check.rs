@@ -83,6 +83,12 @@ fn valid_forms(units: usize, channels: usize) -> Vec<(String, Form, WeightParams
             forms.push((format!("{nbits}-bit linear, {scales} scales, {biases} biases"), Form::Quantized, params));
         }
         forms.push((format!("{nbits}-bit table"), Form::Quantized, table(nbits, units, 1 << nbits)));
+        // The largest code everywhere, and behind it nothing.
+        let mut largest = table(nbits, units, 1 << nbits);
+        let mut raw = vec![0xff; largest.raw_value.len()];
+        *raw.last_mut().unwrap() <<= (raw.len() * 8 - nbits * units) as u32;
+        largest.raw_value = raw.into();
+        forms.push((format!("{nbits}-bit table, largest codes"), Form::Quantized, largest));
     }
     forms
 }
@@ -193,12 +199,12 @@ fn broken(units: usize, channels: usize) -> Vec<(&'static str, &'static str, Opt
     }
     // "the whole blob padded with zero bits to a byte"
     for nbits in 1..=7 {
-        if nbits * units % 8 != 0 {
-            let padded = change(linear(nbits, units, 1, 1), &|params| {
-                let mut raw = params.raw_value.to_vec();
-                *raw.last_mut().unwrap() |= 1;
-                params.raw_value = raw.into();
-            });
+        let used = nbits * units % 8;
+        for padding_bit in 0..(8 - used) % 8 {
+            let mut padded = linear(nbits, units, 1, 1);
+            let mut raw = padded.raw_value.to_vec();
+            *raw.last_mut().unwrap() |= 1 << padding_bit;
+            padded.raw_value = raw.into();
             cases.push(("padding is not zero", "Padding", padded));
         }
     }
@@ -298,7 +304,7 @@ fn whole_layers_in_one_form() {
 /// "simpleRecurrent: float types must agree unless a matrix is quantized."
 #[test]
 fn simple_recurrent_may_mix_beside_a_quantized_matrix() {
-    let forms: [(Form, fn(usize) -> WeightParams); 3] =
+    let forms: [(Form, Make); 3] =
         [(Form::Float32, float32), (Form::Float16, float16), (Form::Quantized, |units| linear(8, units, 1, 1))];
     let mut mixed = 0;
     for (weight, make_weight) in forms {
@@ -530,7 +536,7 @@ fn proto_network_rank5(mut network: coreml_quant::proto::NeuralNetwork) -> Type 
 /// "float16 weights need at least 2, n-bit weights 3, int8DynamicQuantize 5", on every level.
 #[test]
 fn versions_on_every_level() {
-    let forms: [(i32, fn(usize) -> WeightParams); 4] =
+    let forms: [(i32, Make); 4] =
         [(1, float32), (2, float16), (3, |units| linear(1, units, 1, 1)), (3, |units| table(8, units, 256))];
     for (needed, make) in forms {
         let layer = kind("loadConstant").layer(&mut |_, units, _| Some(make(units)));

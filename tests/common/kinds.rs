@@ -328,6 +328,9 @@ pub fn values(units: usize) -> Vec<f32> {
     (0..units).map(|index| ((index * 37 + 11) % 101) as f32 / 64.0 - 0.75).collect()
 }
 
+/// Makes a weight of a number of values.
+pub type Make = fn(usize) -> WeightParams;
+
 /// A float32 weight.
 pub fn float32(units: usize) -> WeightParams {
     WeightParams::from_floats(&values(units))
