@@ -320,6 +320,9 @@ fn nothing_grows_unless_asked_for() {
         assert_eq!(grown.report.weights[0].outcome, Outcome::Converted);
         assert_eq!(grown.report.weights[0].bytes_after(), bytes);
     }
+    // 7 bits: 144 bytes of codes and 512 of table are as much as 164 floats.
+    let quantized = quantize(&constant(164), &QuantConfig::linear_lut(7).unwrap(), "linear_lut");
+    assert_eq!(quantized.report.weights[0].outcome, Outcome::Kept(Reason::WouldNotShrink { bytes: 656 }));
     // A code of 4 bits, a scale and a bias, against 4 n bytes: 9 against 4, 9 against 8, 10 against 12.
     let linear = QuantConfig::linear(4).unwrap();
     for (units, bytes, shrinks) in [(1, 9, false), (2, 9, false), (3, 10, true)] {

@@ -83,6 +83,12 @@ fn valid_forms(units: usize, channels: usize) -> Vec<(String, Form, WeightParams
             forms.push((format!("{nbits}-bit linear, {scales} scales, {biases} biases"), Form::Quantized, params));
         }
         forms.push((format!("{nbits}-bit table"), Form::Quantized, table(nbits, units, 1 << nbits)));
+        // The largest code everywhere, and behind it nothing.
+        let mut largest = table(nbits, units, 1 << nbits);
+        let mut raw = vec![0xff; largest.raw_value.len()];
+        *raw.last_mut().unwrap() <<= (raw.len() * 8 - nbits * units) as u32;
+        largest.raw_value = raw.into();
+        forms.push((format!("{nbits}-bit table, largest codes"), Form::Quantized, largest));
     }
     forms
 }
@@ -193,12 +199,12 @@ fn broken(units: usize, channels: usize) -> Vec<(&'static str, &'static str, Opt
     }
     // "the whole blob padded with zero bits to a byte"
     for nbits in 1..=7 {
-        if !(nbits * units).is_multiple_of(8) {
-            let padded = change(linear(nbits, units, 1, 1), &|params| {
-                let mut raw = params.raw_value.to_vec();
-                *raw.last_mut().unwrap() |= 1;
-                params.raw_value = raw.into();
-            });
+        let used = nbits * units % 8;
+        for padding_bit in 0..(8 - used) % 8 {
+            let mut padded = linear(nbits, units, 1, 1);
+            let mut raw = padded.raw_value.to_vec();
+            *raw.last_mut().unwrap() |= 1 << padding_bit;
+            padded.raw_value = raw.into();
             cases.push(("padding is not zero", "Padding", padded));
         }
     }

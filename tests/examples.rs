@@ -126,6 +126,21 @@ fn inspect_lists_layers() {
 }
 
 #[test]
+fn inspect_names_broken_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.mlmodel");
+    let config = coreml_quant::QuantConfig::float16();
+    let mut model = coreml_quant::quantize_weights(&Model::open(digits()).unwrap(), &config).unwrap().model;
+    model.proto_mut().specification_version = 1;
+    model.save(&broken).unwrap();
+    let output = run("inspect", &[text(&broken)]);
+    assert_ok(&output);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let finding = "  model: specificationVersion is 1, its weights need 2";
+    assert!(stdout.ends_with(&format!("{finding}\n")), "{stdout}");
+}
+
+#[test]
 fn custom_selector_skips_its_layer() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.mlmodel");
