@@ -14,7 +14,9 @@
 //!   n x^2 2^-104, while two different float32 values near x make a cost of x^2 2^-50 at least: a relative error of
 //!   n 2^-54 in the worst case, far less in any other.
 
-use super::double::Double;
+use multiversion::multiversion;
+
+use super::double::{Double, RunningSum};
 use super::items::Items;
 
 /// Costs of clusters of neighbouring items.
@@ -65,25 +67,30 @@ impl FastCost {
         // A float32 for a centre: most differences to it are exact.
         let total = items.counts.iter().sum::<f64>();
         let centre = f64::from((items.sums.iter().sum::<f64>() / total) as f32);
-        let first_above = items.means().take_while(|&mean| mean < centre).count();
+        let first_above = items.means.partition_point(|&mean| mean < centre);
         let mut cost = Self {
             counts: prefix_counts(items),
             sums: vec![0.0; items.len() + 1],
             squares: vec![0.0; items.len() + 1],
         };
         let shifted = |at: usize| {
-            let sum = items.sums[at] - centre * items.counts[at];
-            (sum, sum * (sum / items.counts[at]))
+            let mean = items.means[at] - centre;
+            let sum = mean * items.counts[at];
+            (sum, sum * mean)
         };
         let (mut sum, mut square) = (RunningSum::default(), RunningSum::default());
         for at in first_above..items.len() {
             let (s, q) = shifted(at);
-            (cost.sums[at + 1], cost.squares[at + 1]) = (sum.add(s), square.add(q));
+            sum.add(s);
+            square.add(q);
+            (cost.sums[at + 1], cost.squares[at + 1]) = (sum.total(), square.total());
         }
         (sum, square) = Default::default();
         for at in (0..first_above).rev() {
             let (s, q) = shifted(at);
-            (cost.sums[at], cost.squares[at]) = (sum.add(-s), square.add(-q));
+            sum.add(-s);
+            square.add(-q);
+            (cost.sums[at], cost.squares[at]) = (sum.total(), square.total());
         }
         cost
     }
@@ -134,13 +141,9 @@ impl ClusterCost for FastCost {
 
     fn add_costs(&self, first_start: usize, end: usize, before: &[f64], out: &mut [f64]) {
         let starts = first_start..first_start + before.len();
-        let (count, sum, square) = (self.counts[end], self.sums[end], self.squares[end]);
-        let (counts, sums) = (&self.counts[starts.clone()], &self.sums[starts.clone()]);
-        let squares = &self.squares[starts];
-        for ((((out, before), c), s), q) in out.iter_mut().zip(before).zip(counts).zip(sums).zip(squares) {
-            let sum = sum - s;
-            *out = before + (square - q - sum * sum / (count - c)).max(0.0);
-        }
+        let at_end = [self.counts[end], self.sums[end], self.squares[end]];
+        let at_starts = [&self.counts[starts.clone()], &self.sums[starts.clone()], &self.squares[starts]];
+        add_costs(at_end, at_starts, before, out);
     }
 
     fn of_bins(&self, ends: &[u32]) -> Self {
@@ -149,21 +152,14 @@ impl ClusterCost for FastCost {
     }
 }
 
-/// A sum that rounds once however many terms it has (Neumaier's compensated summation, 1974).
-#[derive(Clone, Copy, Debug, Default)]
-struct RunningSum {
-    sum: f64,
-    lost: f64,
-}
-
-impl RunningSum {
-    /// Adds a term and returns the sum so far.
-    #[inline(always)]
-    fn add(&mut self, term: f64) -> f64 {
-        let exact = Double::sum(self.sum, term);
-        self.sum = exact.high;
-        self.lost += exact.low;
-        self.sum + self.lost
+/// `before` plus the cost from each start to the end, from their prefix sums of counts, values and squares.
+#[multiversion(targets("x86_64+avx2"))]
+fn add_costs(at_end: [f64; 3], at_starts: [&[f64]; 3], before: &[f64], out: &mut [f64]) {
+    let [count, sum, square] = at_end;
+    let [counts, sums, squares] = at_starts;
+    for ((((out, before), c), s), q) in out.iter_mut().zip(before).zip(counts).zip(sums).zip(squares) {
+        let sum = sum - s;
+        *out = before + (square - q - sum * sum / (count - c)).max(0.0);
     }
 }
 
@@ -173,20 +169,22 @@ pub(super) struct PreciseCost {
     counts: Vec<f64>,
     sums: Vec<Double>,
     squares: Vec<Double>,
+    /// Which steps of the sums are of one item: alone, it costs nothing. Computed, a huge outlier would cost the rounding
+    /// of its square, which may be more than all the rest.
+    single: Vec<bool>,
 }
 
 impl PreciseCost {
     pub(super) fn new(items: &Items) -> Self {
-        let first_above = items.sums.iter().take_while(|&&sum| sum < 0.0).count();
+        let first_above = items.means.partition_point(|&mean| mean < 0.0);
         let mut cost = Self {
             counts: prefix_counts(items),
             sums: vec![Double::default(); items.len() + 1],
             squares: vec![Double::default(); items.len() + 1],
+            single: vec![true; items.len()],
         };
-        let terms = |at: usize| {
-            let (sum, count) = (items.sums[at], items.counts[at]);
-            (Double { high: sum, low: 0.0 }, Double::product(sum, sum / count))
-        };
+        let terms =
+            |at: usize| (Double { high: items.sums[at], low: 0.0 }, Double::product(items.sums[at], items.means[at]));
         for at in first_above..items.len() {
             let (s, q) = terms(at);
             cost.sums[at + 1] = cost.sums[at] + s;
@@ -209,6 +207,9 @@ impl ClusterCost for PreciseCost {
 
     #[inline]
     fn cost(&self, start: usize, end: usize) -> f64 {
+        if end - start == 1 && self.single[start] {
+            return 0.0;
+        }
         let count = self.counts[end] - self.counts[start];
         let sum = self.sums[end] - self.sums[start];
         let square = self.squares[end] - self.squares[start];
@@ -236,8 +237,19 @@ impl ClusterCost for PreciseCost {
     }
 
     fn of_bins(&self, ends: &[u32]) -> Self {
-        let Self { counts, sums, squares } = self;
-        Self { counts: at_ends(counts, ends), sums: at_ends(sums, ends), squares: at_ends(squares, ends) }
+        let Self { counts, sums, squares, single } = self;
+        let mut start = 0;
+        let is_single = |&end: &u32| {
+            let items = end as usize - start;
+            start = end as usize;
+            items == 1 && single[start - 1]
+        };
+        Self {
+            single: ends.iter().map(is_single).collect(),
+            counts: at_ends(counts, ends),
+            sums: at_ends(sums, ends),
+            squares: at_ends(squares, ends),
+        }
     }
 }
 

@@ -85,9 +85,39 @@ impl Sub for Double {
     }
 }
 
+/// A sum that rounds about once however many terms it has (Neumaier's compensated summation, 1974).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RunningSum {
+    sum: f64,
+    lost: f64,
+}
+
+impl RunningSum {
+    #[inline(always)]
+    pub(super) fn add(&mut self, term: f64) {
+        let exact = Double::sum(self.sum, term);
+        self.sum = exact.high;
+        self.lost += exact.low;
+    }
+
+    #[inline(always)]
+    pub(super) fn total(self) -> f64 {
+        self.sum + self.lost
+    }
+}
+
+/// A cube root to six digits, the same on every machine, unlike the standard library's. Of positive, normal numbers.
+#[inline(always)]
+pub(super) fn cube_root(x: f64) -> f64 {
+    // Dividing the bits by 3 divides the exponent, and the mantissa nearly as it should be. Then one step of Halley's.
+    let y = f64::from_bits(x.to_bits() / 3 + 0x2A9F_7893_0000_0000);
+    let cube = y * y * y;
+    y * (cube + 2.0 * x) / (2.0 * cube + x)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Double;
+    use super::{Double, cube_root};
 
     #[test]
     fn keeps_what_float64_loses() {
@@ -99,5 +129,13 @@ mod tests {
         assert_eq!((rest - Double::product(2.0, 9_007_199_254_740_992.0)).to_f64(), 1.0);
         let (a, b) = (1.0 + f64::EPSILON, 1.0 - f64::EPSILON);
         assert_eq!(Double::product(a, b).low, -f64::EPSILON * f64::EPSILON);
+    }
+
+    #[test]
+    fn cube_roots() {
+        for at in -400..400 {
+            let x = 1.07_f64.powi(at);
+            assert!((cube_root(x) / x.cbrt() - 1.0).abs() < 1e-4, "{x}: {} {}", cube_root(x), x.cbrt());
+        }
     }
 }

@@ -16,6 +16,7 @@
 
 use rayon::prelude::*;
 
+use super::double::cube_root;
 use super::items::Items;
 
 /// Upper bits of a float32 that select its cell: sign, exponent and five of the mantissa.
@@ -29,8 +30,10 @@ const CELLS: usize = 1 << CELL_BITS;
 /// Cells of one sign and exponent.
 const PER_BINADE: usize = 1 << (CELL_BITS - 9);
 
-/// Buckets for an expected cluster, at least; rounded up to a power of two in each cell.
+/// Buckets for an expected cluster, rounded up to a power of two in each cell.
 const PER_CLUSTER: f64 = 24.0;
+/// With few clusters, more buckets cost little.
+const MIN_CLUSTERS: usize = 64;
 /// Binades from the largest sampled magnitude up and down, in which cells have buckets even without a sample.
 const BINADES_ABOVE: usize = 2;
 const BINADES_BELOW: usize = 3;
@@ -41,10 +44,9 @@ const MAX_BUCKETS: usize = 1 << 18;
 
 /// Bits of a bucket's word for the sum of lower bits; its count is above.
 const SUM_BITS: u32 = 40;
-/// Values counted before words could overflow: 2^22 times at most 2^18.
-const BLOCK: usize = 1 << (SUM_BITS - LOW_BITS);
-/// Values a thread counts at a time in a large tensor.
-const PARALLEL_BLOCK: usize = 1 << 20;
+/// Values counted at a time, at most 2^22 of 18 bits each, lest words overflow.
+const BLOCK: usize = 1 << 20;
+const _: () = assert!(BLOCK <= 1 << (SUM_BITS - LOW_BITS));
 
 /// Values looked at for the first division: runs of neighbours, a cache line each.
 const SAMPLED_RUNS: usize = 512;
@@ -84,15 +86,15 @@ pub(super) fn sample(values: &[[u8; 4]]) -> Vec<u32> {
 impl Division {
     /// A division for `clusters` clusters of values of which these are the bits of a sample.
     pub(super) fn from_sample(sample: &[u32], clusters: usize) -> Self {
-        let mut counts = Box::new([0.0; CELLS]);
+        let mut counts = vec![0.0; CELLS];
         for &bits in sample {
             counts[(bits >> LOW_BITS) as usize] += 1.0;
         }
         // What lies next to the sampled cells is likely to have values, too.
-        for cell in 0..CELLS {
-            let around = cell.saturating_sub(2)..(cell + 3).min(CELLS);
-            if counts[cell] == 0.0 && counts[around].iter().any(|&count| count >= 1.0) {
-                counts[cell] = 0.25;
+        let sampled: Vec<usize> = (0..CELLS).filter(|&cell| counts[cell] > 0.0).collect();
+        for cell in sampled {
+            for next in cell.saturating_sub(2)..(cell + 3).min(CELLS) {
+                counts[next] = f64::max(counts[next], 0.25);
             }
         }
         // A sampled value stands for many, and so for some clusters.
@@ -100,11 +102,11 @@ impl Division {
     }
 
     /// `counts` are the values in each cell, each worth at most `most` clusters.
-    fn new(counts: &[f64; CELLS], clusters: usize, most: f64) -> Self {
+    fn new(counts: &[f64], clusters: usize, most: f64) -> Self {
         let used: Vec<usize> = (0..CELLS).filter(|&cell| counts[cell] > 0.0).collect();
-        let shares: Vec<f64> = used.iter().map(|&cell| (counts[cell] * width(cell).powi(2)).cbrt()).collect();
+        let shares: Vec<f64> = used.iter().map(|&cell| cube_root(counts[cell] * width(cell) * width(cell))).collect();
         let limits: Vec<f64> = used.iter().map(|&cell| most * counts[cell]).collect();
-        let level = water_level(&shares, &limits, clusters as f64);
+        let level = water_level(&shares, &limits, clusters.max(MIN_CLUSTERS) as f64);
         let largest = used.iter().map(|&cell| cell % (CELLS / 2) / PER_BINADE).max().unwrap_or(0);
         let around = largest.saturating_sub(BINADES_BELOW) * PER_BINADE..(largest + BINADES_ABOVE) * PER_BINADE;
         let unsampled = |cell| if around.contains(&(cell % (CELLS / 2))) { UNSAMPLED_BITS } else { 0 };
@@ -137,14 +139,16 @@ impl Division {
 
     /// Counts the values.
     pub(super) fn count(self, values: &[[u8; 4]]) -> Histogram {
-        let empty = || vec![(0, 0); self.buckets];
-        let contents = if values.len() <= PARALLEL_BLOCK {
-            let mut contents = empty();
-            self.count_block(values, &mut contents);
-            contents
+        let unpacked = |word: u64| (word >> SUM_BITS, word & ((1 << SUM_BITS) - 1));
+        let contents = if values.len() <= BLOCK {
+            self.count_block(values).into_iter().map(unpacked).collect()
         } else {
-            let blocks = values.par_chunks(PARALLEL_BLOCK).fold(empty, |mut contents, values| {
-                self.count_block(values, &mut contents);
+            let empty = || vec![(0, 0); self.buckets];
+            let blocks = values.par_chunks(BLOCK).fold(empty, |mut contents, values| {
+                for (content, word) in contents.iter_mut().zip(self.count_block(values)) {
+                    let (count, sum) = unpacked(word);
+                    *content = (content.0 + count, content.1 + sum);
+                }
                 contents
             });
             // Whole numbers: any order of adding gives the same.
@@ -158,45 +162,43 @@ impl Division {
         Histogram { division: self, contents }
     }
 
-    fn count_block(&self, values: &[[u8; 4]], contents: &mut [(u64, u64)]) {
-        let mut words = vec![0_u64; self.buckets];
-        for values in values.chunks(BLOCK) {
-            for &value in values {
-                let bits = u32::from_le_bytes(value);
-                if let Some(word) = words.get_mut(Self::bucket(&self.cells, bits)) {
-                    *word += 1 << SUM_BITS | u64::from(bits & LOW);
-                }
-            }
-            for (content, word) in contents.iter_mut().zip(&mut words) {
-                let word = std::mem::take(word);
-                *content = (content.0 + (word >> SUM_BITS), content.1 + (word & ((1 << SUM_BITS) - 1)));
+    /// For each bucket, the number of values above [`SUM_BITS`] bits for the sum of their lower bits.
+    fn count_block(&self, values: &[[u8; 4]]) -> Vec<u64> {
+        let mut words = vec![0; self.buckets];
+        for &value in values {
+            let bits = u32::from_le_bytes(value);
+            if let Some(word) = words.get_mut(Self::bucket(&self.cells, bits)) {
+                *word += 1 << SUM_BITS | u64::from(bits & LOW);
             }
         }
+        words
     }
 }
 
 impl Histogram {
     /// A division that is fine enough for these values, `None` if it would be no finer.
     pub(super) fn refined(&self, clusters: usize) -> Option<Division> {
-        let bucket_width = |cell, shift: u32| width(cell) / f64::from(1_u32 << (LOW_BITS - shift));
+        let share = |count: u64, cell: usize, shift: u32| {
+            let width = unit(cell) * f64::from(1_u32 << shift);
+            cube_root(count as f64 * width * width)
+        };
         let mut shares = Vec::new();
         let mut limits = Vec::new();
         for cell in 0..CELLS {
             let (contents, shift) = self.cell(cell);
             for &(count, _) in contents.iter().filter(|content| content.0 > 0) {
-                shares.push((count as f64 * bucket_width(cell, shift).powi(2)).cbrt());
+                shares.push(share(count, cell, shift));
                 limits.push(count as f64);
             }
         }
-        let level = water_level(&shares, &limits, clusters as f64);
-        let bits: Vec<u32> = (0..CELLS)
-            .map(|cell| {
-                let (contents, shift) = self.cell(cell);
-                let fullest = contents.iter().map(|content| content.0).max().unwrap_or(0) as f64;
-                let share = (fullest * bucket_width(cell, shift).powi(2)).cbrt();
-                (LOW_BITS - shift + bits_for((share * level).min(fullest))).min(LOW_BITS)
-            })
-            .collect();
+        let level = water_level(&shares, &limits, clusters.max(MIN_CLUSTERS) as f64);
+        let bits = |cell| {
+            let (contents, shift) = self.cell(cell);
+            let fullest = contents.iter().map(|content| content.0).max().unwrap_or(0);
+            let expected = (share(fullest, cell, shift) * level).min(fullest as f64);
+            (LOW_BITS - shift + bits_for(expected)).min(LOW_BITS)
+        };
+        let bits: Vec<u32> = (0..CELLS).map(bits).collect();
         let refined = Division::with_bits(&bits);
         let finer = |(new, old): (&u32, &u32)| new & 31 < old & 31;
         refined.cells.iter().zip(self.division.cells.iter()).any(finer).then_some(refined)

@@ -4,7 +4,7 @@
 //! and their count say all that an exact mean needs, and both are exact in float64: a float32 has 24 significant bits,
 //! and the values of a bucket share their exponent.
 
-use super::double::Double;
+use super::double::RunningSum;
 
 /// Items, ascending and apart from each other.
 #[derive(Clone, Debug, Default)]
@@ -13,11 +13,13 @@ pub(super) struct Items {
     pub(super) sums: Vec<f64>,
     /// Number of each item's values, at least 1.
     pub(super) counts: Vec<f64>,
+    /// Mean of each item's values. Exact for distinct values.
+    pub(super) means: Vec<f64>,
 }
 
 impl Items {
     pub(super) fn with_capacity(len: usize) -> Self {
-        Self { sums: Vec::with_capacity(len), counts: Vec::with_capacity(len) }
+        Self { sums: Vec::with_capacity(len), counts: Vec::with_capacity(len), means: Vec::with_capacity(len) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -33,11 +35,25 @@ impl Items {
     pub(super) fn push(&mut self, sum: f64, count: f64) {
         self.sums.push(sum);
         self.counts.push(count);
+        self.means.push(sum / count);
     }
 
-    /// The values' means. Exact for distinct values.
-    pub(super) fn means(&self) -> impl DoubleEndedIterator<Item = f64> + ExactSizeIterator + Clone + '_ {
-        self.sums.iter().zip(&self.counts).map(|(sum, count)| sum / count)
+    /// Neighbouring items joined into one each, which end before the items `ends`, and the error within these.
+    pub(super) fn joined(&self, ends: &[u32]) -> (Self, f64) {
+        let mut joined = Self::with_capacity(ends.len());
+        let mut inner = 0.0;
+        let mut start = 0;
+        for &end in ends {
+            let items = start..end as usize;
+            start = items.end;
+            let (counts, means) = (&self.counts[items.clone()], &self.means[items.clone()]);
+            let sum: f64 = self.sums[items].iter().sum();
+            let count: f64 = counts.iter().sum();
+            let mean = sum / count;
+            inner += means.iter().zip(counts).map(|(m, count)| count * (m - mean) * (m - mean)).sum::<f64>();
+            joined.push(sum, count);
+        }
+        (joined, inner)
     }
 
     /// The clusters that end before the items `ends`: the mean of each as a float32, ascending without repeats, and the
@@ -48,18 +64,16 @@ impl Items {
         let mut start = 0;
         for &end in ends {
             let end = end as usize;
-            let (sums, counts) = (&self.sums[start..end], &self.counts[start..end]);
+            let (sums, counts, means) = (&self.sums[start..end], &self.counts[start..end], &self.means[start..end]);
             start = end;
-            let sum = sums.iter().fold(Double::default(), |total, &sum| total + Double { high: sum, low: 0.0 });
-            let centroid = (sum.to_f64() / counts.iter().sum::<f64>()) as f32;
-            sse += sums
-                .iter()
-                .zip(counts)
-                .map(|(sum, count)| {
-                    let distance = sum / count - f64::from(centroid);
-                    count * distance * distance
-                })
-                .sum::<f64>();
+            let mut sum = RunningSum::default();
+            sums.iter().for_each(|&s| sum.add(s));
+            let centroid = (sum.total() / counts.iter().sum::<f64>()) as f32;
+            let squares = means.iter().zip(counts).map(|(mean, count)| {
+                let distance = mean - f64::from(centroid);
+                count * distance * distance
+            });
+            sse += squares.sum::<f64>();
             // Clusters a rounding step apart can have the same float32 for a mean.
             if centroids.last().is_none_or(|&last| last < centroid) {
                 centroids.push(centroid);

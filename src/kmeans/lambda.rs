@@ -20,6 +20,7 @@
 //! & Computational Geometry 12, 1994).
 
 use super::cost::ClusterCost;
+use super::double::cube_root;
 
 /// Prices tried at most before two partitions are spliced as they are. Smooth data takes 2 to 8.
 const MAX_PRICES: usize = 100;
@@ -88,7 +89,7 @@ pub(super) fn best_partition(
     let mut many = Found { ends: (1..=all).collect(), cost: 0.0, lambda: 0.0 };
     let wanted = k as f64;
     // Evenly spread values: cost / k^2 for k clusters.
-    let mut next = lambda.unwrap_or(2.0 * few.cost / wanted.powi(3));
+    let mut next = lambda.unwrap_or(2.0 * few.cost / (wanted * wanted * wanted));
     for tried in 0..MAX_PRICES {
         let slope = (few.cost - many.cost) / (many.count() - few.count());
         if !(next > many.lambda && next < few.lambda) {
@@ -123,18 +124,18 @@ pub(super) fn best_partition(
 
 /// A price for the wanted number of clusters.
 fn predicted(few: &Found, many: &Found, wanted: f64) -> f64 {
+    let cube = |x: f64| x * x * x;
     if many.count() - few.count() <= 2.0 {
         // Only the slope can tell more.
         (few.cost - many.cost) / (many.count() - few.count())
     } else if many.lambda == 0.0 {
-        2.0 * few.cost * few.count().powi(2) / wanted.powi(3)
+        2.0 * few.cost * few.count() * few.count() / cube(wanted)
     } else if few.lambda == f64::INFINITY {
-        many.lambda * (many.count() / wanted).powi(3)
+        many.lambda * cube(many.count() / wanted)
     } else {
-        // On the line through both in logarithms; a little off its ends, to move on.
-        let (low, high) = (few.count().ln(), many.count().ln());
-        let at = ((wanted.ln() - low) / (high - low)).clamp(0.02, 0.98);
-        (few.lambda.ln() * (1.0 - at) + many.lambda.ln() * at).exp()
+        // Over the clusters' number, the cube root of 1 / price is a straight line; a little off its ends, to move on.
+        let at = ((wanted - few.count()) / (many.count() - few.count())).clamp(0.02, 0.98);
+        1.0 / cube((1.0 - at) / cube_root(few.lambda) + at / cube_root(many.lambda))
     }
 }
 

@@ -45,7 +45,7 @@ use distinct::radix_sort;
 use histogram::Division;
 use items::Items;
 use lambda::{Partition, Scratch, best_partition};
-use refine::near_best;
+use refine::{Bins, near_best};
 
 use crate::kernels::NonFinite;
 
@@ -56,6 +56,9 @@ const TOLERATED_ROUNDING: f64 = 1e-7;
 const EXACT_UP_TO: usize = 1 << 16;
 /// Times that a histogram's division is tried.
 const DIVISIONS: usize = 3;
+/// Bins for an expected cluster of sorted values, and for how many clusters at least.
+const SORTED_PER_CLUSTER: usize = 48;
+const MIN_CLUSTERS: usize = 64;
 /// Largest share of a solution's error that values within buckets may cause.
 const TOLERATED_INNER: f64 = 2e-3;
 
@@ -81,10 +84,11 @@ pub(crate) struct Clusters {
     items: Items,
     fast: FastCost,
     precise: Option<PreciseCost>,
-    /// Where bins of items end.
-    bins: Vec<u32>,
+    bins: Bins,
     /// Whether a near-optimal solution will do.
     near: bool,
+    /// Error within the items.
+    inner: f64,
     scratch: Scratch,
     known: Option<Known>,
 }
@@ -103,7 +107,8 @@ pub(crate) struct Solution {
     /// Ascending, without repeats: the mean of each cluster, rounded to float32. At most as many as asked for; fewer if
     /// the values have fewer that differ.
     pub(crate) centroids: Vec<f32>,
-    /// Sum of squared distances of the values to the centroids of their clusters.
+    /// Sum of squared distances of the values to the centroids of their clusters. Of large tensors it is known to parts
+    /// in a thousand.
     pub(crate) sse: f64,
 }
 
@@ -122,7 +127,7 @@ impl Clusters {
                     return Err(found);
                 }
                 if let Some(items) = distinct::few(values) {
-                    return Ok(Self::from_items(items, max_k));
+                    return Ok(Self::optimal(items, max_k));
                 }
             }
             for _ in 0..DIVISIONS {
@@ -134,7 +139,7 @@ impl Clusters {
                 }
                 let buckets = histogram.buckets();
                 let inner = buckets.inner_error();
-                let mut clusters = Self::new_near(buckets.items, max_k);
+                let mut clusters = Self { inner, ..Self::near_optimal(buckets.items, max_k) };
                 if inner <= TOLERATED_INNER * clusters.solve(max_k).sse {
                     return Ok(clusters);
                 }
@@ -148,24 +153,28 @@ impl Clusters {
             return Err(found);
         }
         let items = distinct::distinct(values);
-        Ok(if exact { Self::from_items(items, max_k) } else { Self::new_near(items, max_k) })
+        if exact {
+            return Ok(Self::optimal(items, max_k));
+        }
+        let mut bins = SORTED_PER_CLUSTER * max_k.max(MIN_CLUSTERS);
+        loop {
+            let (joined, inner) = items.joined(&Bins::equal(&items, bins).ends);
+            let all = joined.len() == items.len();
+            let mut clusters = Self { inner, ..Self::near_optimal(joined, max_k) };
+            if all || inner <= TOLERATED_INNER * clusters.solve(max_k).sse {
+                return Ok(clusters);
+            }
+            bins *= 4;
+        }
     }
 
-    /// For optimal solutions.
-    fn from_items(items: Items, max_k: usize) -> Self {
-        let bins = refine::bins(&items, max_k);
-        Self::with_bins(items, bins, false)
+    fn optimal(items: Items, max_k: usize) -> Self {
+        let (fast, bins) = (FastCost::new(&items), Bins::new(&items, max_k));
+        Self { items, fast, precise: None, bins, near: false, inner: 0.0, scratch: Scratch::default(), known: None }
     }
 
-    /// For solutions that are optimal but for what bins can miss.
-    fn new_near(items: Items, max_k: usize) -> Self {
-        let bins = refine::bins(&items, max_k);
-        Self::with_bins(items, bins, true)
-    }
-
-    fn with_bins(items: Items, bins: Vec<u32>, near: bool) -> Self {
-        let fast = FastCost::new(&items);
-        Self { items, fast, precise: None, bins, near, scratch: Scratch::default(), known: None }
+    fn near_optimal(items: Items, max_k: usize) -> Self {
+        Self { near: true, ..Self::optimal(items, max_k) }
     }
 
     /// The best `k` centroids.
@@ -174,24 +183,30 @@ impl Clusters {
             return Solution { centroids: Vec::new(), sse: 0.0 };
         }
         if k >= self.items.len() {
-            let mut centroids: Vec<f32> = self.items.means().map(|mean| mean as f32).collect();
+            let mut centroids: Vec<f32> = self.items.means.iter().map(|&mean| mean as f32).collect();
             centroids.dedup();
             return Solution { centroids, sse: 0.0 };
         }
         if let Some(known) = self.known.as_ref().filter(|known| known.k == k) {
             return known.solution.clone();
         }
-        let guess = self.known.as_ref().map(|known| known.lambda * (known.k as f64 / k as f64).powi(3));
+        let guess = match &self.known {
+            Some(known) => {
+                let ratio = known.k as f64 / k as f64;
+                known.lambda * ratio * ratio * ratio
+            }
+            None => self.bins.expected_lambda(k),
+        };
         let Self { items, fast, bins, near, scratch, .. } = self;
         let mut partition = partition(fast, bins, *near, k, guess, scratch);
         let (mut centroids, mut sse) = items.centroids(&partition.ends);
         let tolerated = if *near { TOLERATED_ROUNDING_NEAR } else { TOLERATED_ROUNDING };
         if k as f64 * fast.error_bound() > tolerated * sse {
             let precise = self.precise.get_or_insert_with(|| PreciseCost::new(items));
-            partition = self::partition(precise, bins, *near, k, Some(partition.lambda), scratch);
+            partition = self::partition(precise, bins, *near, k, partition.lambda, scratch);
             (centroids, sse) = items.centroids(&partition.ends);
         }
-        let solution = Solution { centroids, sse };
+        let solution = Solution { centroids, sse: sse + self.inner };
         if k > 1 {
             self.known = Some(Known { k, lambda: partition.lambda, solution: solution.clone() });
         }
@@ -202,22 +217,22 @@ impl Clusters {
 /// The best partition into `k` clusters, or one near it.
 fn partition(
     costs: &impl ClusterCost,
-    bins: &[u32],
+    bins: &Bins,
     near: bool,
     k: usize,
-    lambda: Option<f64>,
+    lambda: f64,
     scratch: &mut Scratch,
 ) -> Partition {
-    if near && k < bins.len() {
+    if near && k < bins.ends.len() {
         return near_best(costs, bins, k, lambda, scratch);
     }
     // Bins give a good guess in a fraction of the time that a price takes.
-    let lambda = if 4 * k < bins.len() && 2 * bins.len() < costs.len() {
-        Some(best_partition(&costs.of_bins(bins), k, lambda, scratch).lambda)
+    let lambda = if 4 * k < bins.ends.len() && 2 * bins.ends.len() < costs.len() {
+        best_partition(&costs.of_bins(&bins.ends), k, Some(lambda), scratch).lambda
     } else {
         lambda
     };
-    best_partition(costs, k, lambda, scratch)
+    best_partition(costs, k, Some(lambda), scratch)
 }
 
 impl Solution {

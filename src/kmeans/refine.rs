@@ -9,6 +9,7 @@
 //! The result is optimal among all partitions whose borders lie within the windows.
 
 use super::cost::ClusterCost;
+use super::double::cube_root;
 use super::items::Items;
 use super::lambda::{Partition, Scratch, best_partition};
 
@@ -18,62 +19,83 @@ const BINS_PER_CLUSTER: usize = 10;
 const MIN_BINS: usize = 512;
 /// Times that windows move on.
 const MAX_MOVES: usize = 12;
+/// Rounds in which a bin's part is found.
+const MAX_LEVELS: usize = 64;
+/// Items by which windows reach over the bins beside a border.
+const MARGIN: u32 = 2;
 
-/// The bins' ends, counted in items: at most about `bins`, of equal parts of the sum of (count x spacing^2)^(1/3).
-pub(super) fn bins(items: &Items, clusters: usize) -> Vec<u32> {
-    let bins = (BINS_PER_CLUSTER * clusters).max(MIN_BINS);
-    let len = items.len();
-    if len <= bins + bins / 2 {
-        return (1..=len as u32).collect();
-    }
-    let means: Vec<f64> = items.means().collect();
-    let spacing = |at: usize| means[(at + 1).min(len - 1)] - means[at.saturating_sub(1)];
-    let shares: Vec<f64> = (0..len).map(|at| rough_cbrt(items.counts[at] * spacing(at).powi(2))).collect();
-    // An item is not divided: those with more than a bin's part leave less for the others.
-    let mut part = shares.iter().sum::<f64>() / bins as f64;
-    for _ in 0..64 {
-        let (mut large, mut rest) = (0_usize, 0.0);
-        for &share in &shares {
-            if share >= part {
-                large += 1;
-            } else {
-                rest += share;
-            }
-        }
-        let next = rest / bins.saturating_sub(large).max(1) as f64;
-        if next >= part {
-            break;
-        }
-        part = next;
-    }
-    let mut ends = Vec::with_capacity(bins + bins / 4);
-    let mut sum = 0.0;
-    for (at, &share) in shares.iter().enumerate() {
-        if sum > 0.0 && sum + share / 2.0 > part {
-            ends.push(at as u32);
-            sum = 0.0;
-        }
-        sum += share;
-    }
-    ends.push(len as u32);
-    ends
+/// Bins of items.
+#[derive(Debug)]
+pub(super) struct Bins {
+    /// For each bin, the first item after it.
+    pub(super) ends: Vec<u32>,
+    /// The sum of (count x spacing^2)^(1/3) over the items, none more than a bin's part.
+    spread: f64,
 }
 
-/// A cube root to a few per cent, the same on every machine.
-fn rough_cbrt(x: f64) -> f64 {
-    // Dividing the bits by 3 divides the exponent, and the mantissa nearly as it should be.
-    f64::from_bits(x.to_bits() / 3 + 0x2AA0_0000_0000_0000)
+impl Bins {
+    /// For `clusters` clusters at most.
+    pub(super) fn new(items: &Items, clusters: usize) -> Self {
+        Self::equal(items, (BINS_PER_CLUSTER * clusters).max(MIN_BINS))
+    }
+
+    /// At most about `bins` bins, each with an equal part of the spread.
+    pub(super) fn equal(items: &Items, bins: usize) -> Self {
+        let len = items.len();
+        let mean = |at: usize| items.means[at];
+        // Half the distance between the neighbours on both sides.
+        let spacing = |at: usize| (mean((at + 1).min(len - 1)) - mean(at.saturating_sub(1))) / 2.0;
+        let share = |at: usize| cube_root(items.counts[at] * spacing(at) * spacing(at));
+        let shares: Vec<f64> = (0..len).map(share).collect();
+        // An item is not divided: those with more than a bin's part leave less for the others.
+        let mut part = shares.iter().sum::<f64>() / bins as f64;
+        for _ in 0..MAX_LEVELS {
+            let (mut large, mut rest) = (0_usize, 0.0);
+            for &share in &shares {
+                large += usize::from(share >= part);
+                rest += if share >= part { 0.0 } else { share };
+            }
+            let next = rest / bins.saturating_sub(large).max(1) as f64;
+            if next >= part {
+                break;
+            }
+            part = next;
+        }
+        let spread = part * bins as f64;
+        if len <= bins + bins / 2 {
+            return Self { ends: (1..=len as u32).collect(), spread };
+        }
+        let mut ends = Vec::with_capacity(bins + bins / 4);
+        let mut sum = 0.0;
+        for (at, &share) in shares.iter().enumerate() {
+            if sum > 0.0 && sum + share / 2.0 > part {
+                ends.push(at as u32);
+                sum = 0.0;
+            }
+            sum += share;
+        }
+        ends.push(len as u32);
+        Self { ends, spread }
+    }
+
+    /// About the price at which `k` clusters come out: the derivative of spread^3 / 12 k^2, the least error for a smooth
+    /// density (Panter and Dite).
+    pub(super) fn expected_lambda(&self, k: usize) -> f64 {
+        let width = self.spread / k as f64;
+        width * width * width / 6.0
+    }
 }
 
 /// A near-optimal partition into `k` clusters by `bins`, `k` is less than the number of bins.
 pub(super) fn near_best(
     costs: &impl ClusterCost,
-    bins: &[u32],
+    bins: &Bins,
     k: usize,
-    lambda: Option<f64>,
+    lambda: f64,
     scratch: &mut Scratch,
 ) -> Partition {
-    let mut partition = best_partition(&costs.of_bins(bins), k, lambda, scratch);
+    let bins = &bins.ends;
+    let mut partition = best_partition(&costs.of_bins(bins), k, Some(lambda), scratch);
     // In items; windows reach over a bin to both sides.
     let mut radius = vec![0; k];
     for (end, radius) in partition.ends.iter_mut().zip(&mut radius) {
@@ -81,7 +103,7 @@ pub(super) fn near_best(
         let before = bin.checked_sub(1).map_or(0, |before| bins[before]);
         let after = bins[(bin + 1).min(bins.len() - 1)];
         *end = bins[bin];
-        *radius = (after - *end).max(*end - before) + 1;
+        *radius = (after - *end).max(*end - before) + MARGIN;
     }
     for _ in 0..MAX_MOVES {
         if !improve(costs, &mut partition.ends, &radius) {
@@ -95,46 +117,52 @@ pub(super) fn near_best(
 fn improve(costs: &impl ClusterCost, ends: &mut [u32], radius: &[u32]) -> bool {
     let len = costs.len();
     let k = ends.len();
-    // Windows as first and last place; every border leaves at least an item to each cluster.
-    let window = |at: usize| {
-        if at + 1 == k {
-            return (len, len);
-        }
-        let (end, radius) = (ends[at] as usize, radius[at] as usize);
-        (end.saturating_sub(radius).max(at + 1), (end + radius).min(len - (k - 1 - at)))
-    };
-    // Least costs for borders in the window before, and for each border the best places of the one before it.
+    // Windows as first and last place. They rise, so that every border leaves at least an item to each cluster.
+    let mut windows: Vec<(usize, usize)> = Vec::with_capacity(k);
+    for (&end, &radius) in ends.iter().zip(radius) {
+        let least = windows.last().map_or(1, |window| window.0 + 1);
+        windows.push((end.saturating_sub(radius).max(least as u32) as usize, (end + radius) as usize));
+    }
+    let mut most = len;
+    for window in windows.iter_mut().rev() {
+        window.1 = window.1.min(most);
+        most = window.1 - 1;
+    }
+    if let Some(last) = windows.last_mut() {
+        last.0 = len;
+    }
+    // Least costs for the places of the border before, and for each place of a border the best one of the border before.
     let mut before = vec![0.0];
     let mut first_before = 0;
-    let mut choices: Vec<Vec<u32>> = Vec::with_capacity(k);
+    let mut best = Vec::new();
     let mut sums = Vec::new();
-    for at in 0..k {
-        let (first, last) = window(at);
-        let mut best = Vec::with_capacity(last - first + 1);
-        let mut choice = Vec::with_capacity(last - first + 1);
+    let mut choices: Vec<u32> = Vec::with_capacity(windows.iter().map(|(first, last)| last - first + 1).sum());
+    for &(first, last) in &windows {
+        best.clear();
         for end in first..=last {
-            let starts = before.len().min(end - first_before.min(end));
-            sums.clear();
-            sums.resize(starts, 0.0);
-            costs.add_costs(first_before, end, &before[..starts], &mut sums);
-            let least = sums.iter().copied().fold(f64::INFINITY, f64::min);
-            let start = sums.iter().position(|&sum| sum == least).unwrap_or(0);
+            let starts = &before[..before.len().min(end - first_before)];
+            sums.resize(starts.len(), 0.0);
+            costs.add_costs(first_before, end, starts, &mut sums);
+            let (mut least, mut choice) = (f64::INFINITY, 0);
+            for (at, &sum) in sums.iter().enumerate() {
+                (least, choice) = if sum < least { (sum, at) } else { (least, choice) };
+            }
             best.push(least);
-            choice.push((first_before + start) as u32);
+            choices.push((first_before + choice) as u32);
         }
-        choices.push(choice);
-        before = best;
+        std::mem::swap(&mut before, &mut best);
         first_before = first;
     }
-    let windows: Vec<(usize, usize)> = (0..k).map(window).collect();
     let mut at_edge = false;
     let mut end = len as u32;
-    for at in (0..k).rev() {
-        let (first, last) = windows[at];
-        let moved = ends[at] != end;
-        ends[at] = end;
-        at_edge |= moved && at + 1 < k && (end as usize == first || end as usize == last);
-        end = choices[at][end as usize - first];
+    let mut choices = choices.as_slice();
+    for (place, &(first, last)) in ends.iter_mut().zip(&windows).rev() {
+        let at = end as usize;
+        at_edge |= *place != end && first < last && (at == first || at == last);
+        *place = end;
+        let (rest, of_border) = choices.split_at(choices.len() - (last - first + 1));
+        end = of_border[at - first];
+        choices = rest;
     }
     at_edge
 }
