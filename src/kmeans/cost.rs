@@ -5,10 +5,12 @@
 //! Journal of Algorithms 12, 1991): cost(a, c) + cost(b, d) <= cost(a, d) + cost(b, c) for a <= b <= c <= d, which all
 //! the searches of this module rest upon.
 //!
-//! Such differences cancel. Two things keep enough digits:
+//! Such differences cancel. Some things keep enough digits:
 //!
 //! - Sums run outwards from a centre, to both sides. A sum then holds no squares larger than those of the items it is a
 //!   difference for, or of those beyond.
+//! - One item costs nothing. Computed, it would cost the rounding of its square, and one far outlier's may be more than
+//!   all else.
 //! - [`FastCost`] takes float64 sums around the mean and [`FastCost::error_bound`] says how far off a cost can be. Where that
 //!   is too much, [`PreciseCost`] takes double-double sums around zero. A sum of n squares up to x^2 is then known to
 //!   n x^2 2^-104, while two different float32 values near x make a cost of x^2 2^-50 at least: a relative error of
@@ -118,6 +120,9 @@ impl ClusterCost for FastCost {
 
     #[inline(always)]
     fn cost(&self, start: usize, end: usize) -> f64 {
+        if end - start == 1 {
+            return 0.0;
+        }
         let sum = self.sums[end] - self.sums[start];
         let cost = (self.squares[end] - self.squares[start]) - sum * sum / (self.counts[end] - self.counts[start]);
         cost.max(0.0)
@@ -144,6 +149,11 @@ impl ClusterCost for FastCost {
         let at_end = [self.counts[end], self.sums[end], self.squares[end]];
         let at_starts = [&self.counts[starts.clone()], &self.sums[starts.clone()], &self.squares[starts]];
         add_costs(at_end, at_starts, before, out);
+        if first_start + before.len() == end
+            && let (Some(out), Some(before)) = (out.last_mut(), before.last())
+        {
+            *out = *before;
+        }
     }
 
     fn of_bins(&self, ends: &[u32]) -> Self {
@@ -169,9 +179,6 @@ pub(super) struct PreciseCost {
     counts: Vec<f64>,
     sums: Vec<Double>,
     squares: Vec<Double>,
-    /// Which steps of the sums are of one item: alone, it costs nothing. Computed, a huge outlier would cost the rounding
-    /// of its square, which may be more than all the rest.
-    single: Vec<bool>,
 }
 
 impl PreciseCost {
@@ -181,7 +188,6 @@ impl PreciseCost {
             counts: prefix_counts(items),
             sums: vec![Double::default(); items.len() + 1],
             squares: vec![Double::default(); items.len() + 1],
-            single: vec![true; items.len()],
         };
         let terms =
             |at: usize| (Double { high: items.sums[at], low: 0.0 }, Double::product(items.sums[at], items.means[at]));
@@ -207,7 +213,7 @@ impl ClusterCost for PreciseCost {
 
     #[inline]
     fn cost(&self, start: usize, end: usize) -> f64 {
-        if end - start == 1 && self.single[start] {
+        if end - start == 1 {
             return 0.0;
         }
         let count = self.counts[end] - self.counts[start];
@@ -237,19 +243,8 @@ impl ClusterCost for PreciseCost {
     }
 
     fn of_bins(&self, ends: &[u32]) -> Self {
-        let Self { counts, sums, squares, single } = self;
-        let mut start = 0;
-        let is_single = |&end: &u32| {
-            let items = end as usize - start;
-            start = end as usize;
-            items == 1 && single[start - 1]
-        };
-        Self {
-            single: ends.iter().map(is_single).collect(),
-            counts: at_ends(counts, ends),
-            sums: at_ends(sums, ends),
-            squares: at_ends(squares, ends),
-        }
+        let Self { counts, sums, squares } = self;
+        Self { counts: at_ends(counts, ends), sums: at_ends(sums, ends), squares: at_ends(squares, ends) }
     }
 }
 
