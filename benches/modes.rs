@@ -5,9 +5,7 @@
 use std::hint::black_box;
 
 use coreml_quant::weight_params::FloatValues;
-use coreml_quant::{
-    Buffers, Float16, KmeansLut, Linear, LinearLut, LinearSymmetric, Nbits, Quantizer, WeightView,
-};
+use coreml_quant::{Buffers, Float16, KmeansLut, Linear, LinearLut, LinearSymmetric, Nbits, Quantizer, WeightView};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 #[path = "synthetic.rs"]

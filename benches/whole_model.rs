@@ -50,7 +50,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     model(options.architecture, options.layers, options.weights, options.distribution, 1).save(&input)?;
     let bytes = fs::metadata(&input)?.len();
     let threads = rayon::current_num_threads();
-    println!("{bytes} bytes, {} layers, {threads} threads, {} runs; ratios to a file copy", options.layers, options.runs);
+    println!(
+        "{bytes} bytes, {} layers, {threads} threads, {} runs; ratios to a file copy",
+        options.layers, options.runs
+    );
     println!("{:22} {:>8} {:>8} {:>8} {:>10} {:>10}", "mode", "minimum", "median", "maximum", "copy ms", "job ms");
 
     for (name, config) in configs()? {

@@ -34,8 +34,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let model =
-        model(options.architecture, options.layers.max(1), options.weights, options.distribution, options.seed);
+    let model = model(options.architecture, options.layers.max(1), options.weights, options.distribution, options.seed);
     match model.save(&options.output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

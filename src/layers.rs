@@ -6,6 +6,8 @@
 //!
 //! A rule about several weights of a layer, or about a layer as a whole, has a function of its own beside the table.
 
+pub(crate) mod fold;
+
 use std::borrow::Cow;
 
 use crate::error::ShapeError;
@@ -179,13 +181,21 @@ fn convolution3d(params: &Convolution3DLayerParams) -> Result<Shape, ShapeError>
     } else {
         (outputs, divide("inputChannels", inputs, groups)?)
     };
-    Shape::new(&[
+    let mut shape = Shape::new(&[
         first,
         second,
         size("kernelDepth", params.kernel_depth)?,
         size("kernelHeight", params.kernel_height)?,
         size("kernelWidth", params.kernel_width)?,
-    ])
+    ])?;
+    let slabs = if params.is_deconvolution { groups } else { 1 };
+    if inputs.is_multiple_of(slabs) {
+        let groups = usize::try_from(slabs).map_err(|_| ShapeError::Overflow { shape: vec![slabs] })?;
+        let axis = usize::from(params.is_deconvolution);
+        // Core ML takes no codes here, so there are no scales to write.
+        shape.channels = Some(ChannelAxis { axis, groups, scale_each: false });
+    }
+    Ok(shape)
 }
 
 /// The parts of an LSTM that have matrices and biases.
@@ -552,6 +562,11 @@ pub(crate) fn agreement(layer: &NeuralNetworkLayer) -> Agreement {
 /// Whether layers of this type can be trained on the device.
 pub(crate) fn can_be_updatable(layer: &NeuralNetworkLayer) -> bool {
     matches!(&layer.layer, Some(Layer::Convolution(_) | Layer::InnerProduct(_) | Layer::UniDirectionalLstm(_)))
+}
+
+/// Whether on-device training may change a layer.
+pub(crate) fn is_updatable(layer: &NeuralNetworkLayer) -> bool {
+    layer.is_updatable || weights(layer).iter().any(|weight| weight.params.is_some_and(|params| params.is_updatable))
 }
 
 /// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that

@@ -24,6 +24,7 @@
 mod check;
 mod config;
 mod error;
+mod fold;
 mod kernels;
 mod kmeans;
 mod layer_type;
@@ -44,6 +45,7 @@ pub mod weight_params;
 pub use check::{Finding, Subject, Violation, check};
 pub use config::{Mode, Progress, QuantConfig};
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
+pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use layer_type::layer_type;
 pub use model::Model;
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};

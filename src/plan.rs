@@ -68,8 +68,7 @@ fn plan_layer(
     let first = sites.len();
     let mut selected = false;
     let weights: Vec<_> = layers::weights(layer).into_iter().filter(has_site).collect();
-    let updatable =
-        layer.is_updatable || weights.iter().any(|weight| weight.params.is_some_and(|params| params.is_updatable));
+    let updatable = layers::is_updatable(layer);
     for weight in weights {
         let place = Place {
             network: at.network.to_owned(),

@@ -1,11 +1,13 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
 use crate::config::{Progress, QuantConfig};
 use crate::error::{Error, WeightError};
+use crate::fold::{FoldReport, fold_proto};
 use crate::kernels::{self, Channels};
 use crate::layers::{self, ChannelAxis, Shape};
 use crate::model::Model;
@@ -38,15 +40,15 @@ pub struct Quantized {
 /// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
 /// layer needs it or whose values cannot be quantized.
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
-    model.require_network()?;
-    let sites = plan(model.proto(), config)?;
+    let (model, folds) = prepare(model, config)?;
+    let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     let results: Vec<Result<WeightParams, Error>> =
         sites.par_iter().map(|site| job.run(site, &mut Buffers::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut quantized = model.proto().clone();
+    let mut quantized = model.into_owned();
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(sites) })
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites) })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -63,14 +65,24 @@ pub fn quantize_to_file(
     path: impl AsRef<std::path::Path>,
     options: &SaveOptions,
 ) -> Result<Report, Error> {
-    model.require_network()?;
-    let sites = plan(model.proto(), config)?;
+    let (model, folds) = prepare(model, config)?;
+    let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     let holes: Vec<WeightParams> = sites.iter().map(|site| WeightParams::hole(encoded_len(site))).collect();
-    let mut skeleton = model.proto().clone();
+    let mut skeleton = model.into_owned();
     put_back(&mut skeleton, &sites, holes.clone());
     save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(&sites[index], buffers))?;
-    Ok(report(sites))
+    Ok(report(folds, sites))
+}
+
+/// The model whose weights are planned: folded first, if the configuration says so.
+fn prepare<'m>(model: &'m Model, config: &QuantConfig) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
+    model.require_network()?;
+    if !config.fold {
+        return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
+    }
+    let (folded, report) = fold_proto(model.proto());
+    Ok((Cow::Owned(folded), report))
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
@@ -113,7 +125,7 @@ fn put_back(model: &mut proto::Model, sites: &[Site], params: Vec<WeightParams>)
     });
 }
 
-fn report(sites: Vec<Site>) -> Report {
+fn report(folds: FoldReport, sites: Vec<Site>) -> Report {
     let weights = sites
         .into_iter()
         .map(|Site { place, shape, before, after, outcome, .. }| WeightReport {
@@ -124,7 +136,7 @@ fn report(sites: Vec<Site>) -> Report {
             outcome,
         })
         .collect();
-    Report { weights }
+    Report { folds, weights }
 }
 
 /// Runs sites and counts what is done.

@@ -3,14 +3,18 @@
 use std::fmt;
 
 use crate::error::Place;
+use crate::fold::FoldReport;
 use crate::stored::StoredForm;
 
-/// Every weight of a model, what became of it, and the totals.
+/// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.
 ///
-/// `Display` writes an aligned table and a summary line.
+/// `Display` writes what was folded, an aligned table and a summary line; the alternate form (`{:#}`) also says why other
+/// layers were not folded.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
+    /// What was folded before anything was quantized.
+    pub folds: FoldReport,
     /// The weights, in the order of the model.
     pub weights: Vec<WeightReport>,
 }
@@ -140,6 +144,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !(self.folds.folds.is_empty() && self.folds.not_folded.is_empty()) {
+            // Passes the alternate form on.
+            fmt::Display::fmt(&self.folds, f)?;
+            writeln!(f)?;
+        }
         let rows: Vec<[String; 6]> = self
             .weights
             .iter()

@@ -25,7 +25,7 @@ fn member_path(path: &str, index: usize) -> String {
     format!("{path}/pipeline[{index}]")
 }
 
-fn inner_path(path: &str, layer_name: &str, field: &str) -> String {
+pub(crate) fn inner_path(path: &str, layer_name: &str, field: &str) -> String {
     format!("{path}/{layer_name}/{field}")
 }
 
@@ -135,6 +135,7 @@ fn inside(at: At<'_>, layer: &NeuralNetworkLayer) -> Vec<&'static str> {
     at.inside.iter().copied().chain(crate::layer_type::layer_type(layer)).collect()
 }
 
-fn is_exact(mapping: i32) -> bool {
+/// Whether arrays keep their own shape (exact mapping).
+pub(crate) fn is_exact(mapping: i32) -> bool {
     mapping == NeuralNetworkMultiArrayShapeMapping::ExactArrayMapping as i32
 }
