@@ -1,18 +1,21 @@
-//! Quantizes the weights of a Core ML model, and prints what became of each.
+//! Quantizes the weights of a Core ML model, or only folds its layers, and prints what became of each.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use coreml_quant::{
-    AdvancedSelector, ConfigError, LayerSelector, Mode, Model, Outcome, QuantConfig, Report, SaveOptions, WeightInfo,
-    quantize_to_file,
+    AdvancedSelector, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Mode, Model, Outcome, QuantConfig,
+    Report, SaveOptions, WeightInfo, fold, quantize_to_file,
 };
 use memmap2::Mmap;
+use serde_json::{Value, json};
 
 /// Stores the weights of a Core ML neural network (.mlmodel) in fewer bits.
 #[derive(Parser)]
@@ -21,15 +24,19 @@ struct Options {
     input: PathBuf,
     /// The model to write; may be the same file.
     output: PathBuf,
-    /// How to store the weights: float16, linear, linear_symmetric, linear_lut, kmeans_lut, dequantize, int8_matmul.
+    /// How to store the weights: float16, linear, linear_symmetric, linear_lut, kmeans_lut, dequantize, int8_matmul; or
+    /// fold, which only multiplies batchnorm, scale and bias layers into the layer before them.
     #[arg(long)]
-    mode: Mode,
+    mode: Job,
     /// Bits of a weight, 1 to 8 (linear_symmetric: 2 to 8), for the modes that have a choice.
     #[arg(long, value_name = "N")]
     nbits: Option<u32>,
     /// Do not multiply batchnorm, scale and bias layers into the layer before them first.
     #[arg(long)]
     no_fold: bool,
+    /// Say why layers were not multiplied into the layer before them.
+    #[arg(long)]
+    explain: bool,
     /// Leave the layer with this name as it is. May be given several times.
     #[arg(long, value_name = "NAME")]
     skip_layer: Vec<String>,
@@ -56,11 +63,35 @@ struct Options {
     quiet: bool,
 }
 
+/// What to do.
+#[derive(Clone, Copy)]
+enum Job {
+    Fold,
+    Quantize(Mode),
+}
+
+impl FromStr for Job {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        if name == "fold" { Ok(Self::Fold) } else { name.parse().map(Self::Quantize) }
+    }
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
-    let config =
-        configure(&options).unwrap_or_else(|error| Options::command().error(ErrorKind::ValueValidation, error).exit());
-    match run(&options, &config) {
+    let refuse = |kind, error: &dyn Display| -> ! { Options::command().error(kind, error).exit() };
+    let result = match options.mode {
+        Job::Fold if options.no_fold || options.nbits.is_some() => {
+            refuse(ErrorKind::ArgumentConflict, &"mode fold goes neither with --no-fold nor with --nbits")
+        }
+        Job::Fold => fold_only(&options),
+        Job::Quantize(mode) => match configure(mode, &options) {
+            Ok(config) => quantize(&options, &config),
+            Err(error) => refuse(ErrorKind::ValueValidation, &error),
+        },
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -69,13 +100,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn configure(options: &Options) -> Result<QuantConfig, ConfigError> {
+fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> {
     let skip_layer = options.skip_layer.clone();
     let selector = AdvancedSelector::new(&options.skip_layer_type)?
         .minimum_conv_kernel_channels(options.min_conv_kernel_channels)
         .minimum_conv_weight_count(options.min_conv_weight_count)
         .and(move |weight: &WeightInfo<'_>| !skip_layer.iter().any(|name| name == weight.layer_name));
-    let mut config = QuantConfig::from_mode(options.mode, options.nbits)?.with_selector(selector);
+    let mut config = QuantConfig::from_mode(mode, options.nbits)?.with_selector(selector);
     if options.no_fold {
         config = config.with_fold(false);
     }
@@ -85,17 +116,30 @@ fn configure(options: &Options) -> Result<QuantConfig, ConfigError> {
     Ok(config)
 }
 
-fn run(options: &Options, config: &QuantConfig) -> Result<(), Box<dyn Error>> {
+fn quantize(options: &Options, config: &QuantConfig) -> Result<(), Box<dyn Error>> {
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let model = open(&options.input)?;
     let report = quantize_to_file(&model, config, &options.output, &SaveOptions::default())?;
+    finish(options, &report, || json_of(&report))
+}
+
+fn fold_only(options: &Options) -> Result<(), Box<dyn Error>> {
+    let folded = fold(&open(&options.input)?)?;
+    folded.model.save(&options.output)?;
+    finish(options, &folded.report, || json_of_folds(&folded.report))
+}
+
+/// Hands the report out.
+fn finish(options: &Options, report: &impl Display, json: impl Fn() -> Value) -> Result<(), Box<dyn Error>> {
     if let Some(path) = &options.report {
-        serde_json::to_writer_pretty(File::create(path)?, &json(&report))?;
+        serde_json::to_writer_pretty(File::create(path)?, &json())?;
     }
-    if !options.quiet {
-        println!("{report}");
+    match options {
+        Options { quiet: true, .. } => {}
+        Options { explain: true, .. } => println!("{report:#}"),
+        _ => println!("{report}"),
     }
     Ok(())
 }
@@ -121,9 +165,9 @@ fn open(path: &PathBuf) -> Result<Model, Box<dyn Error>> {
     }
 }
 
-fn json(report: &Report) -> serde_json::Value {
+fn json_of(report: &Report) -> Value {
     let weights = report.weights.iter().map(|weight| {
-        serde_json::json!({
+        json!({
             "network": weight.place.network,
             "layer": weight.place.layer,
             "type": weight.place.layer_type,
@@ -140,7 +184,8 @@ fn json(report: &Report) -> serde_json::Value {
         })
     });
     let totals = report.totals();
-    serde_json::json!({
+    json!({
+        "fold": json_of_folds(&report.folds),
         "weights": weights.collect::<Vec<_>>(),
         "totals": {
             "weights": totals.weights,
@@ -149,5 +194,26 @@ fn json(report: &Report) -> serde_json::Value {
             "bytes_before": totals.bytes_before,
             "bytes_after": totals.bytes_after,
         },
+    })
+}
+
+fn json_of_folds(report: &FoldReport) -> Value {
+    let row = |fold: &Fold, reason: Option<FoldReason>| {
+        json!({
+            "network": fold.network,
+            "layer": fold.layer,
+            "type": fold.layer_type,
+            "into": fold.into,
+            "into_type": fold.into_type,
+            "not_folded_because": reason.map(|reason| reason.to_string()),
+        })
+    };
+    let folds = report.folds.iter().map(|fold| row(fold, None));
+    let not_folded = report.not_folded.iter().map(|not_folded| row(&not_folded.candidate, Some(not_folded.reason)));
+    json!({
+        "folds": folds.collect::<Vec<_>>(),
+        "not_folded": not_folded.collect::<Vec<_>>(),
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
     })
 }
