@@ -125,10 +125,11 @@ impl Folder<'_> {
             if let Some(layer) = &slot.layer {
                 self.blobs.written_by(layer, self.step);
                 for output in &layer.output {
-                    writers.remove(output);
-                }
-                if let ([output], true) = (&layer.output[..], is_target(layer)) {
-                    writers.insert(output.clone(), slots.len());
+                    if is_target(layer) {
+                        writers.insert(output.clone(), slots.len());
+                    } else {
+                        writers.remove(output);
+                    }
                 }
             }
             slots.push(slot);
