@@ -205,6 +205,29 @@ fn a_chain_folds_to_its_end() {
     assert_eq!((folds, &names[..]), (3, &["relu", "bn", "bn2"][..]));
 }
 
+/// In a time that grows with the number of layers, not with its square: that would take minutes.
+#[test]
+fn long_chains_fold() {
+    const LAYERS: usize = 10_000;
+    let mut layers = vec![convolution("conv", ("x", "0"), [4, 8], |_| {})];
+    for index in 1..LAYERS {
+        let (input, output) = ((index - 1).to_string(), index.to_string());
+        layers.push(bias(&format!("bias{index}"), (&input, &output), &[8]));
+    }
+    let end = (LAYERS - 1).to_string();
+    let (model, folds) = folded(&model(layers, &["x"], &[&end]), &[1, 4, 3, 3]);
+    assert_eq!((folds, layers_of(&model).len()), (LAYERS - 1, 1));
+    // The same number of layers, a short chain each.
+    let mut layers = Vec::new();
+    for index in 0..LAYERS / 2 {
+        let [a, b, c] = [0, 1, 2].map(|step| (2 * index + step).to_string());
+        layers.push(convolution(&format!("conv{index}"), (&a, &b), [1, 1], |_| {}));
+        layers.push(batchnorm(&format!("bn{index}"), (&b, &c), 1));
+    }
+    let report = fold(&networks::model(layers, &["0"], &[&LAYERS.to_string()])).unwrap().report;
+    assert_eq!(report.folds.len(), LAYERS / 2);
+}
+
 #[test]
 fn half_precision_folds_into_float32() {
     let first = convolution("conv", XY, [4, 8], |p| p.has_bias = true);
