@@ -2,7 +2,6 @@
 
 mod common;
 mod evaluate;
-mod networks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -83,7 +82,7 @@ fn agrees_with_coremltools() {
     assert!(compared.len() >= 24);
 }
 
-/// Real models that are not in the repository: in the folder that `COREML_QUANT_MODELS` names, or beside the repository.
+/// A real model that is not in the repository: from the folder that `COREML_QUANT_MODELS` names, or beside the repository.
 fn real_model(name: &str) -> Option<Model> {
     let folder = std::env::var_os("COREML_QUANT_MODELS").map(PathBuf::from);
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models");
@@ -120,36 +119,70 @@ fn real_models_fold() {
     assert_eq!((&report.folds[0].layer[..], &report.folds[0].into[..]), ("bn_layer", "dense_layer"));
 }
 
-/// What folding gains on a real model: fewer bytes, and an output closer to the original's.
+/// The 100 test images of the digits model in one batch, and what they show.
+fn digits() -> (BTreeMap<String, Tensor>, Vec<usize>) {
+    let samples = std::fs::read_to_string(fixture("digits/samples.csv")).unwrap();
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for line in samples.lines().skip(1) {
+        let mut numbers = line.split(',').map(|number| number.parse::<f64>().unwrap());
+        labels.push(numbers.next().unwrap() as usize);
+        pixels.extend(numbers);
+    }
+    (BTreeMap::from([("image".to_owned(), Tensor::new(&[labels.len(), 1, 8, 8], pixels))]), labels)
+}
+
+/// What folding gains on a trained network: fewer bytes in every mode, and where there are few bits also precision, since
+/// a batchnorm's four vectors lose more in two bits than one bias does.
 #[test]
 fn folding_gains_bytes_and_precision() {
-    let Some(original) = real_model("edvardHua__PoseEstimationForMobile__hourglass.mlmodel") else { return };
-    let inputs = BTreeMap::from([("image__0".to_owned(), image())]);
-    let exact = evaluate(&original, &inputs).outputs;
-    for (config, name) in [
-        (QuantConfig::linear(8).unwrap(), "linear 8"),
-        (QuantConfig::linear(4).unwrap(), "linear 4"),
-        (QuantConfig::kmeans_lut(8).unwrap(), "kmeans_lut 8"),
-        (QuantConfig::kmeans_lut(4).unwrap(), "kmeans_lut 4"),
+    let original = Model::open(fixture("digits/digits.mlmodel")).unwrap();
+    let (images, labels) = digits();
+    assert_same(&original, &fold(&original).unwrap().model, &images);
+    let probabilities = |model: &Model| evaluate(model, &images).outputs.remove("probabilities").unwrap().values;
+    let correct = |probabilities: &[f64]| {
+        let is_right = |(probabilities, &label): (&[f64], &usize)| {
+            probabilities.iter().all(|&probability| probability <= probabilities[label])
+        };
+        probabilities.chunks_exact(10).zip(&labels).filter(|pair| is_right(*pair)).count()
+    };
+    let exact = probabilities(&original);
+    assert_eq!(correct(&exact), 99);
+    for (mode, nbits, bytes, bytes_unfolded) in [
+        ("linear", 8, 40_116, 40_510),
+        ("linear", 4, 20_974, 21_296),
+        ("linear", 2, 11_399, 11_684),
+        ("kmeans_lut", 8, 42_910, 43_616),
+        ("kmeans_lut", 4, 20_393, 20_982),
+        ("kmeans_lut", 2, 10_492, 10_812),
     ] {
+        let config = QuantConfig::from_mode(mode.parse().unwrap(), Some(nbits)).unwrap();
         let [folded, unfolded] = [true, false].map(|fold| {
             let quantized = quantize_weights(&original, &config.clone().with_fold(fold)).unwrap().model;
-            let bytes = quantized.to_bytes().len();
             let values = quantize_weights(&quantized, &QuantConfig::dequantize()).unwrap().model;
-            let outputs = evaluate(&values, &inputs).outputs;
-            let (mut error, mut signal) = (0.0, 0.0);
-            for (name, exact) in &exact {
-                for (found, exact) in outputs[name].values.iter().zip(&exact.values) {
-                    error += (found - exact).powi(2);
-                    signal += exact.powi(2);
-                }
-            }
-            (bytes, (error / signal).sqrt())
+            let found = probabilities(&values);
+            let error = found.iter().zip(&exact).map(|(found, exact)| (found - exact).powi(2)).sum::<f64>();
+            (quantized.to_bytes().len(), (error / exact.len() as f64).sqrt(), correct(&found))
         });
-        println!(
-            "{name}: {} bytes folded, {} not; relative error {:.4} folded, {:.4} not",
-            folded.0, unfolded.0, folded.1, unfolded.1
-        );
-        assert!(folded.0 < unfolded.0, "{name}");
+        assert_eq!((folded.0, unfolded.0), (bytes, bytes_unfolded), "{mode} {nbits}");
+        match nbits {
+            2 => assert!(folded.1 < unfolded.1 && folded.2 > unfolded.2, "{mode} 2: {folded:?}, {unfolded:?}"),
+            _ => assert!(folded.1 < 0.02 && folded.2 == 99, "{mode} {nbits}: {folded:?}, {unfolded:?}"),
+        }
+    }
+}
+
+#[test]
+fn folding_shrinks_a_real_model() {
+    let Some(original) = real_model("edvardHua__PoseEstimationForMobile__hourglass.mlmodel") else { return };
+    for (mode, nbits, bytes, bytes_unfolded) in [
+        ("linear", 8, 681_916, 729_770),
+        ("linear", 4, 474_004, 511_019),
+        ("kmeans_lut", 8, 693_334, 801_605),
+        ("kmeans_lut", 4, 375_175, 422_099),
+    ] {
+        let config = QuantConfig::from_mode(mode.parse().unwrap(), Some(nbits)).unwrap();
+        let [folded, unfolded] = [true, false]
+            .map(|fold| quantize_weights(&original, &config.clone().with_fold(fold)).unwrap().model.to_bytes().len());
+        assert_eq!((folded, unfolded), (bytes, bytes_unfolded), "{mode} {nbits}");
     }
 }
