@@ -109,6 +109,13 @@ fn batchnorm_and_scale_take_up_what_follows() {
         let model = pair(batchnorm("bn", XY, 4), next);
         assert_eq!(folded(&model, &[1, 4, 3, 3]).1, folds);
     }
+    // Statistics computed at run time do not matter to what comes after; files may hold empty ones.
+    let mut at_run_time = batchnorm("bn", XY, 4);
+    if let Some(Layer::Batchnorm(params)) = &mut at_run_time.layer {
+        (params.compute_mean_var, params.instance_normalization) = (true, true);
+        (params.mean, params.variance) = (None, Some(WeightParams::default()));
+    }
+    assert_eq!(folded(&pair(at_run_time, scale("next", YZ, &[4], &[4])), &[2, 4, 3, 3]).1, 1);
     for (shape_scale, shape_bias, shape_next, folds) in [
         (&[4][..], &[][..], &[4][..], 1),
         (&[4], &[], &[1], 1),
