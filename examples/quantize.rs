@@ -80,18 +80,8 @@ impl FromStr for Job {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let refuse = |kind, error: &dyn Display| -> ! { Options::command().error(kind, error).exit() };
-    let result = match options.mode {
-        Job::Fold if options.no_fold || options.nbits.is_some() => {
-            refuse(ErrorKind::ArgumentConflict, &"mode fold goes neither with --no-fold nor with --nbits")
-        }
-        Job::Fold => fold_only(&options),
-        Job::Quantize(mode) => match configure(mode, &options) {
-            Ok(config) => quantize(&options, &config),
-            Err(error) => refuse(ErrorKind::ValueValidation, &error),
-        },
-    };
-    match result {
+    let config = configure(&options).unwrap_or_else(|(kind, error)| Options::command().error(kind, error).exit());
+    match run(&options, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -100,35 +90,49 @@ fn main() -> ExitCode {
     }
 }
 
-fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> {
+/// How to quantize; nothing if the model is only folded.
+fn configure(options: &Options) -> Result<Option<QuantConfig>, (ErrorKind, String)> {
+    let mode = match options.mode {
+        Job::Fold if options.no_fold || options.nbits.is_some() => {
+            let text = "mode fold goes neither with --no-fold nor with --nbits";
+            return Err((ErrorKind::ArgumentConflict, text.to_owned()));
+        }
+        Job::Fold => return Ok(None),
+        Job::Quantize(mode) => mode,
+    };
+    let invalid = |error: ConfigError| (ErrorKind::ValueValidation, error.to_string());
     let skip_layer = options.skip_layer.clone();
-    let selector = AdvancedSelector::new(&options.skip_layer_type)?
+    let selector = AdvancedSelector::new(&options.skip_layer_type)
+        .map_err(invalid)?
         .minimum_conv_kernel_channels(options.min_conv_kernel_channels)
         .minimum_conv_weight_count(options.min_conv_weight_count)
         .and(move |weight: &WeightInfo<'_>| !skip_layer.iter().any(|name| name == weight.layer_name));
-    let mut config = QuantConfig::from_mode(mode, options.nbits)?.with_selector(selector);
+    let mut config = QuantConfig::from_mode(mode, options.nbits).map_err(invalid)?.with_selector(selector);
     if options.no_fold {
         config = config.with_fold(false);
     }
     if options.allow_growth {
         config = config.with_growth(true);
     }
-    Ok(config)
+    Ok(Some(config))
 }
 
-fn quantize(options: &Options, config: &QuantConfig) -> Result<(), Box<dyn Error>> {
+fn run(options: &Options, config: Option<QuantConfig>) -> Result<(), Box<dyn Error>> {
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let model = open(&options.input)?;
-    let report = quantize_to_file(&model, config, &options.output, &SaveOptions::default())?;
-    finish(options, &report, || json_of(&report))
-}
-
-fn fold_only(options: &Options) -> Result<(), Box<dyn Error>> {
-    let folded = fold(&open(&options.input)?)?;
-    folded.model.save(&options.output)?;
-    finish(options, &folded.report, || json_of_folds(&folded.report))
+    match config {
+        Some(config) => {
+            let report = quantize_to_file(&model, &config, &options.output, &SaveOptions::default())?;
+            finish(options, &report, || json_of(&report))
+        }
+        None => {
+            let folded = fold(&model)?;
+            folded.model.save(&options.output)?;
+            finish(options, &folded.report, || json_of_folds(&folded.report))
+        }
+    }
 }
 
 /// Hands the report out.

@@ -74,6 +74,24 @@ fn quantize_options() {
 }
 
 #[test]
+fn quantize_only_folds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, report) = (folder.path().join("out.mlmodel"), folder.path().join("report.json"));
+    let arguments = [text(&digits()), text(&out), "--mode".into(), "fold".into(), "--report".into(), text(&report)];
+    let output = run("quantize", &arguments);
+    assert_ok(&output);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let first = "folded model: batchnorm layer \"batchnorm_1\" into convolution layer \"conv_1\"";
+    assert_eq!(stdout.lines().next(), Some(first));
+    let expected = coreml_quant::fold(&Model::open(digits()).unwrap()).unwrap();
+    assert!(fs::read(&out).unwrap() == expected.model.to_bytes());
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(report["folds"][1]["into"], "conv_2");
+    assert_eq!(report["not_folded"], serde_json::json!([]));
+    assert_eq!(report["bytes_after"], expected.report.bytes_after);
+}
+
+#[test]
 fn quantize_in_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.mlmodel");
@@ -97,6 +115,8 @@ fn quantize_refuses() {
         (&digits(), &["linear", "--nbits", "16"], 2, "float16"),
         (&digits(), &["linear_symmetric", "--nbits", "1"], 2, "2 to 8"),
         (&digits(), &["float32"], 2, "no mode"),
+        (&digits(), &["fold", "--nbits", "4"], 2, "--nbits"),
+        (&digits(), &["fold", "--no-fold"], 2, "--no-fold"),
         (&digits(), &["float16", "--skip-layer-type", "softmax"], 2, "softmax"),
     ] {
         let mut arguments = vec![text(input), text(&out), "--mode".into()];

@@ -109,6 +109,13 @@ fn batchnorm_and_scale_take_up_what_follows() {
         let model = pair(batchnorm("bn", XY, 4), next);
         assert_eq!(folded(&model, &[1, 4, 3, 3]).1, folds);
     }
+    // Statistics computed at run time do not matter to what comes after; files may hold empty ones.
+    let mut at_run_time = batchnorm("bn", XY, 4);
+    if let Some(Layer::Batchnorm(params)) = &mut at_run_time.layer {
+        (params.compute_mean_var, params.instance_normalization) = (true, true);
+        (params.mean, params.variance) = (None, Some(WeightParams::default()));
+    }
+    assert_eq!(folded(&pair(at_run_time, scale("next", YZ, &[4], &[4])), &[2, 4, 3, 3]).1, 1);
     for (shape_scale, shape_bias, shape_next, folds) in [
         (&[4][..], &[][..], &[4][..], 1),
         (&[4], &[], &[1], 1),
@@ -203,6 +210,29 @@ fn a_chain_folds_to_its_end() {
     );
     let names: Vec<_> = layers_of(&model).iter().map(|layer| &layer.name[..]).collect();
     assert_eq!((folds, &names[..]), (3, &["relu", "bn", "bn2"][..]));
+}
+
+/// In a time that grows with the number of layers, not with its square: that would take minutes.
+#[test]
+fn long_chains_fold() {
+    const LAYERS: usize = 10_000;
+    let mut layers = vec![convolution("conv", ("x", "0"), [4, 8], |_| {})];
+    for index in 1..LAYERS {
+        let (input, output) = ((index - 1).to_string(), index.to_string());
+        layers.push(bias(&format!("bias{index}"), (&input, &output), &[8]));
+    }
+    let end = (LAYERS - 1).to_string();
+    let (model, folds) = folded(&model(layers, &["x"], &[&end]), &[1, 4, 3, 3]);
+    assert_eq!((folds, layers_of(&model).len()), (LAYERS - 1, 1));
+    // The same number of layers, a short chain each.
+    let mut layers = Vec::new();
+    for index in 0..LAYERS / 2 {
+        let [a, b, c] = [0, 1, 2].map(|step| (2 * index + step).to_string());
+        layers.push(convolution(&format!("conv{index}"), (&a, &b), [1, 1], |_| {}));
+        layers.push(batchnorm(&format!("bn{index}"), (&b, &c), 1));
+    }
+    let report = fold(&networks::model(layers, &["0"], &[&LAYERS.to_string()])).unwrap().report;
+    assert_eq!(report.folds.len(), LAYERS / 2);
 }
 
 #[test]

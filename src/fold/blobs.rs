@@ -39,7 +39,7 @@ impl Blobs {
     pub(super) fn of(model: &Model) -> Self {
         let mut blobs = Self::default();
         let Some((layers, mapping)) = walk::network(model) else { return blobs };
-        blobs.has_rank_5 = !walk::is_exact(mapping) && layers.iter().all(layers::keeps_rank_5);
+        blobs.has_rank_5 = !walk::is_exact(mapping) && layers.iter().all(layers::fold::keeps_rank_5);
         blobs.add_layers(layers);
         blobs.add_description(model);
         blobs

@@ -100,7 +100,7 @@ struct Folder<'r> {
 struct Slot {
     /// `None` once the layer has moved to the place of the one folded into it.
     layer: Option<NeuralNetworkLayer>,
-    /// What is to become of its weights, or why nothing can.
+    /// What is to become of its weights, once something is folded into it.
     target: Option<Target>,
     /// The step from which on its inputs must stay.
     step: usize,

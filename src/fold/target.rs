@@ -1,6 +1,7 @@
 //! The layer that others are folded into, and the change to its weights.
 
 use crate::layers::{self, Weight};
+use crate::plan::has_site;
 use crate::proto::neural_network_layer::Layer;
 use crate::proto::{NeuralNetworkLayer, WeightParams};
 use crate::weight_params::FloatValues;
@@ -78,7 +79,7 @@ impl Target {
         let weights = layers::weights(layer);
         let [factor, others @ ..] = &weights[..] else { return Err(FoldReason::DynamicWeights) };
         // All float weights of a layer agree in their type, so all of them must be readable.
-        for weight in others.iter().filter(|weight| !weight.optional || weight.params.is_some()) {
+        for weight in others.iter().filter(|weight| has_site(weight)) {
             float_values(weight)?;
         }
         let (values, shape) = float_values(factor)?;
@@ -178,7 +179,7 @@ impl Target {
         if has_bias || result.has_shift() {
             let bias = result.shift.iter().map(|&value| value as f32).collect();
             let bias = WeightParams { float_value: bias, ..WeightParams::default() };
-            layers::set_bias(layer, &result.shift_shape, bias);
+            layers::fold::set_bias(layer, &result.shift_shape, bias);
         }
     }
 }

@@ -181,6 +181,8 @@ fn compute(kind: &Layer, inputs: &[&Tensor]) -> Tensor {
         (Layer::Copy(_), [input]) => (*input).clone(),
         (Layer::Concat(_), inputs) => spatial::concat(inputs),
         (Layer::Pooling(params), [input]) => spatial::average_or_max(params, input),
+        (Layer::Flatten(params), [input]) => spatial::flatten(*params, input),
+        (Layer::Softmax(_), [input]) => spatial::softmax(input),
         (Layer::Upsample(params), [input]) => spatial::upsample(params, input),
         _ => panic!("not evaluated: {} inputs to {kind:?}", inputs.len()),
     }

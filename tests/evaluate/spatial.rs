@@ -1,9 +1,9 @@
 //! Layers that move values about: what lies between convolutions in real networks.
 
-use coreml_quant::proto::PoolingLayerParams;
-use coreml_quant::proto::UpsampleLayerParams;
+use coreml_quant::proto::flatten_layer_params::FlattenOrder;
 use coreml_quant::proto::pooling_layer_params::{PoolingPaddingType, PoolingType};
 use coreml_quant::proto::upsample_layer_params::InterpolationMode;
+use coreml_quant::proto::{FlattenLayerParams, PoolingLayerParams, UpsampleLayerParams};
 
 use super::Tensor;
 
@@ -29,16 +29,29 @@ fn planes(input: &Tensor, height: usize, width: usize, function: impl Fn(&[f64])
     Tensor::new(&shape, input.values.chunks_exact(plane).flat_map(function).collect())
 }
 
-/// Pooling with `same` padding, which counts for nothing.
+/// Pooling; what is padded counts for nothing.
 pub(super) fn average_or_max(params: &PoolingLayerParams, input: &Tensor) -> Tensor {
-    let (Some(PoolingPaddingType::Same(_)), [kernel_h, kernel_w], [stride_h, stride_w], true) =
-        (&params.pooling_padding_type, &params.kernel_size[..], &params.stride[..], params.avg_pool_exclude_padding)
-    else {
+    let is_max = params.r#type == PoolingType::Max as i32;
+    let ([kernel_h, kernel_w], [stride_h, stride_w]) = (&params.kernel_size[..], &params.stride[..]) else {
         panic!("not evaluated: {params:?}");
     };
+    let is_same = match &params.pooling_padding_type {
+        Some(PoolingPaddingType::Same(_)) => true,
+        Some(PoolingPaddingType::Valid(valid))
+            if valid
+                .padding_amounts
+                .iter()
+                .flat_map(|amounts| &amounts.border_amounts)
+                .all(|edge| edge.start_edge_size + edge.end_edge_size == 0) =>
+        {
+            false
+        }
+        other => panic!("not evaluated: {other:?}"),
+    };
+    assert!(is_max || params.avg_pool_exclude_padding, "not evaluated: {params:?}");
     let [h, w] = input.shape[input.shape.len() - 2..] else { unreachable!() };
     let windows = |size: usize, kernel: usize, stride: usize| -> Vec<std::ops::Range<usize>> {
-        let count = size.div_ceil(stride);
+        let count = if is_same { size.div_ceil(stride) } else { (size - kernel) / stride + 1 };
         let padding = ((count - 1) * stride + kernel).saturating_sub(size) / 2;
         let window =
             |index: usize| (index * stride).saturating_sub(padding)..(index * stride + kernel - padding).min(size);
@@ -46,7 +59,6 @@ pub(super) fn average_or_max(params: &PoolingLayerParams, input: &Tensor) -> Ten
     };
     let rows = windows(h, *kernel_h as usize, *stride_h as usize);
     let columns = windows(w, *kernel_w as usize, *stride_w as usize);
-    let is_max = params.r#type == PoolingType::Max as i32;
     planes(input, rows.len(), columns.len(), |plane| {
         let pool = |row: &std::ops::Range<usize>, column: &std::ops::Range<usize>| {
             let values = row.clone().flat_map(|y| &plane[y * w + column.start..y * w + column.end]);
@@ -78,4 +90,28 @@ pub(super) fn upsample(params: &UpsampleLayerParams, input: &Tensor) -> Tensor {
         };
         (0..height).flat_map(|y| (0..width).map(move |x| value(y, x))).collect()
     })
+}
+
+/// All three of an image's axes in one, the channels.
+pub(super) fn flatten(params: FlattenLayerParams, input: &Tensor) -> Tensor {
+    assert_eq!(params.mode, FlattenOrder::ChannelFirst as i32, "not evaluated");
+    let (batch, channels, inner) = input.around(3);
+    let mut shape = input.shape.clone();
+    let axis = shape.len() - 3;
+    shape[axis..].copy_from_slice(&[channels * inner, 1, 1]);
+    assert_eq!(batch, shape[..axis].iter().product());
+    Tensor::new(&shape, input.values.clone())
+}
+
+/// Along the channels of arrays that have no other axis but the batch.
+pub(super) fn softmax(input: &Tensor) -> Tensor {
+    let (_, channels, inner) = input.around(3);
+    assert_eq!(inner, 1, "not evaluated");
+    let normalized = |scores: &[f64]| {
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        powers.into_iter().map(move |power| power / sum)
+    };
+    Tensor::new(&input.shape, input.values.chunks_exact(channels).flat_map(normalized).collect())
 }
