@@ -172,8 +172,8 @@ fn open(path: &PathBuf) -> Result<Model, Box<dyn Error>> {
 fn json_of(report: &Report) -> Value {
     let weights = report.weights.iter().map(|weight| {
         json!({
-            "network": weight.place.network,
-            "layer": weight.place.layer,
+            "network": &*weight.place.network,
+            "layer": &*weight.place.layer,
             "type": weight.place.layer_type,
             "field": weight.place.field,
             "shape": weight.shape,
@@ -204,10 +204,10 @@ fn json_of(report: &Report) -> Value {
 fn json_of_folds(report: &FoldReport) -> Value {
     let row = |fold: &Fold, reason: Option<FoldReason>| {
         json!({
-            "network": fold.network,
-            "layer": fold.layer,
+            "network": &*fold.network,
+            "layer": &*fold.layer,
             "type": fold.layer_type,
-            "into": fold.into,
+            "into": &*fold.into,
             "into_type": fold.into_type,
             "not_folded_because": reason.map(|reason| reason.to_string()),
         })
