@@ -82,7 +82,9 @@ impl Planner {
     }
 
     /// The modes to choose from, besides keeping a weight. Default: all; those that a plan does not use
-    /// ([`Mode::CustomLut`], [`Mode::Dequantize`], [`Mode::Int8Matmul`]) do not count.
+    /// ([`Mode::CustomLut`], [`Mode::Dequantize`], [`Mode::Int8Matmul`]) do not count, nor do those that another one beats
+    /// at the same size: [`Mode::LinearLut`] beside [`Mode::KmeansLut`], [`Mode::LinearSymmetric`] beside
+    /// [`Mode::Linear`].
     #[must_use]
     pub fn with_modes(mut self, modes: impl IntoIterator<Item = Mode>) -> Self {
         self.modes = modes.into_iter().collect();
@@ -196,12 +198,15 @@ impl Planner {
 
     /// The methods to choose from.
     fn methods(&self) -> Vec<Method> {
-        // Evenly spaced tables take the bytes of the best tables, and never have less error.
-        let dominated = self.modes.contains(&Mode::KmeansLut).then_some(Mode::LinearLut);
-        let mut modes = self.modes.clone();
-        modes.retain(|&mode| Some(mode) != dominated);
-        modes.dedup();
-        modes.into_iter().flat_map(|mode| Method::of_mode(mode, self.range)).collect()
+        let better = |mode| match mode {
+            // Evenly spaced tables take the bytes of the best tables, and never have less error.
+            Mode::LinearLut => Some(Mode::KmeansLut),
+            // The same bytes, and a larger step: max |w| / (2^(n-1) - 1) is at least (max - min) / (2^n - 2).
+            Mode::LinearSymmetric => Some(Mode::Linear),
+            _ => None,
+        };
+        let worth = |mode: &&Mode| better(**mode).is_none_or(|better| !self.modes.contains(&better));
+        self.modes.iter().filter(worth).copied().flat_map(|mode| Method::of_mode(mode, self.range)).collect()
     }
 
     fn config(&self, config: QuantConfig) -> QuantConfig {
