@@ -9,8 +9,7 @@ use coreml_quant::{Mode, Model, QuantConfig, SaveOptions, quantize_to_file, quan
 fn the_number_of_threads_does_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.mlmodel");
-    let pools =
-        [1, 2, 8, 8].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    let pools = [1, 2, 8, 8].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     let mut compared = 0;
     for source in fixture_models().into_iter().chain(real_models()) {
         let model = Model::open(&source).unwrap();

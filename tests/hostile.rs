@@ -131,7 +131,9 @@ fn memory_and_time() {
                     refused += 1;
                 }
                 // The model has no type.
-                Err(Error::NotAModel(NotAModel::NoType { .. })) if name == "inputs of a model" || name == "metadata" => {
+                Err(Error::NotAModel(NotAModel::NoType { .. }))
+                    if name == "inputs of a model" || name == "metadata" =>
+                {
                     accepted += 1;
                 }
                 Err(error) => assert!(name.contains("unknown") || name.contains("nobody"), "{name}: {error}"),
