@@ -41,7 +41,7 @@ def forward(model, images):
     x = images.reshape(-1, 1, 8, 8)
     for layer in model.neuralNetworkClassifier.layers:
         kind = layer.WhichOneof("layer")
-        w = {weight.field: cw.decode(weight).reshape(weight.shape) for _, weight in enumerate(cw_fields(layer))}
+        w = {weight.field: cw.decode(weight).reshape(weight.shape) for weight in stored_weights(layer)}
         if kind == "convolution":
             p = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
             patches = np.lib.stride_tricks.sliding_window_view(p, (3, 3), (2, 3))
@@ -65,7 +65,7 @@ def forward(model, images):
     return x.argmax(1)
 
 
-def cw_fields(layer):
+def stored_weights(layer):
     for field, params, shape, axis, *_ in cw.fields(layer):
         if cw.stored_as(params):
             yield cw.Weight(field, layer, field, params, shape, axis)
