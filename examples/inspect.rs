@@ -8,13 +8,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use coreml_quant::proto::FeatureDescription;
 use coreml_quant::proto::feature_type::Type;
-use coreml_quant::{Error, Model, check};
+use coreml_quant::{Error, Model, check, compare};
 
-/// Shows the layers of a Core ML model and how their weights are stored.
+/// Shows the layers of a Core ML model and how their weights are stored, or compares two models of the same network.
 #[derive(Parser)]
 struct Options {
     /// The model to read.
     model: PathBuf,
+    /// Another model of the same network: compare the weights instead, in whatever forms they are stored.
+    other: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Error> {
     let model = Model::open(&options.model)?;
+    if let Some(other) = &options.other {
+        return print_comparison(&model, &Model::open(other)?);
+    }
     println!("{}, specificationVersion {}", model.kind(), model.proto().specification_version);
     if let Some(description) = &model.proto().description {
         print_features("input", &description.input);
@@ -81,6 +86,20 @@ fn run(options: &Options) -> Result<(), Error> {
     }
     for finding in findings {
         println!("  {finding}");
+    }
+    Ok(())
+}
+
+fn print_comparison(model: &Model, other: &Model) -> Result<(), Error> {
+    let report = compare(model, other)?;
+    println!("{report}");
+    let layers = report.worst_layers();
+    let mut worst = layers.iter().take_while(|layer| layer.sqnr_db.is_finite()).take(10).peekable();
+    if worst.peek().is_some() {
+        println!("\nworst layers");
+    }
+    for layer in worst {
+        println!("{:8.2} dB  {}/{}, largest error {:.3e}", layer.sqnr_db, layer.network, layer.layer, layer.max_error);
     }
     Ok(())
 }

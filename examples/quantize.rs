@@ -9,10 +9,11 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{Args, CommandFactory, Parser};
 use coreml_quant::{
-    AdvancedSelector, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Mode, Model, Outcome, QuantConfig,
-    Report, SaveOptions, WeightInfo, fold, quantize_to_file,
+    AdvancedSelector, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Linear, LinearRange, LinearSymmetric,
+    Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo, fold,
+    quantize_to_file,
 };
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -26,11 +27,17 @@ struct Options {
     output: PathBuf,
     /// How to store the weights: float16, linear, linear_symmetric, linear_lut, kmeans_lut, dequantize, int8_matmul; or
     /// fold, which only multiplies batchnorm, scale and bias layers into the layer before them.
-    #[arg(long)]
-    mode: Job,
+    /// With a target: the only mode to choose from; all unless given.
+    #[arg(long, required_unless_present_any = ["target_size", "target_bits", "target_sqnr", "plan_in"])]
+    mode: Option<Job>,
     /// Bits of a weight, 1 to 8 (linear_symmetric: 2 to 8), for the modes that have a choice.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "Targets")]
     nbits: Option<u32>,
+    /// How the linear modes find the range of a channel: min-max or least-squares.
+    #[arg(long, default_value_t)]
+    range: LinearRange,
+    #[command(flatten)]
+    targets: Targets,
     /// Do not multiply batchnorm, scale and bias layers into the layer before them first.
     #[arg(long)]
     no_fold: bool,
@@ -52,6 +59,12 @@ struct Options {
     /// Convert weights even if they do not get smaller.
     #[arg(long)]
     allow_growth: bool,
+    /// Write the plan that meets the target to this file, as JSON: to read, edit and carry out with --plan-in.
+    #[arg(long, value_name = "FILE.json")]
+    plan_out: Option<PathBuf>,
+    /// Do not measure the error of each weight.
+    #[arg(long)]
+    no_measure: bool,
     /// Number of threads; as many as there are cores unless given.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -61,6 +74,69 @@ struct Options {
     /// Print nothing but errors.
     #[arg(long)]
     quiet: bool,
+}
+
+/// Mixed precision: a method for each weight, from a target or a file.
+#[derive(Args)]
+#[group(multiple = false)]
+struct Targets {
+    /// Choose for each weight how to store it, so that the file has at most this size: bytes, 1.5MB, or 25% of the input.
+    #[arg(long, value_name = "SIZE")]
+    target_size: Option<Size>,
+    /// The same for at most this many bits a value, on average.
+    #[arg(long, value_name = "BITS")]
+    target_bits: Option<f64>,
+    /// The same for the smallest file with at least this signal-to-quantization-noise ratio.
+    #[arg(long, value_name = "DB")]
+    target_sqnr: Option<f64>,
+    /// Carry out the plan in this file.
+    #[arg(long, value_name = "FILE.json", conflicts_with = "mode")]
+    plan_in: Option<PathBuf>,
+}
+
+/// A size in bytes, or a share of the input's.
+#[derive(Clone, Copy)]
+enum Size {
+    Bytes(f64),
+    Share(f64),
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unit_at = text.find(|c: char| c == '%' || c.is_ascii_alphabetic()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit_at);
+        let refused = || format!("\"{text}\" is no size; sizes are 400000, 400KB, 1.5MB, 1.5MiB or 25%");
+        let number = number.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(refused)?;
+        let bytes = |factor: f64| Ok(Self::Bytes(number * factor));
+        match unit {
+            "" | "B" => bytes(1.0),
+            "KB" | "kB" => bytes(1e3),
+            "MB" => bytes(1e6),
+            "GB" => bytes(1e9),
+            "KiB" => bytes(1024.0),
+            "MiB" => bytes(1024.0 * 1024.0),
+            "%" => Ok(Self::Share(number / 100.0)),
+            _ => Err(refused()),
+        }
+    }
+}
+
+impl Targets {
+    /// Whether the methods come from a target or a file.
+    fn given(&self) -> bool {
+        self.target(0).is_some() || self.plan_in.is_some()
+    }
+
+    /// The target, if there is one, for a file of `len` bytes.
+    fn target(&self, len: u64) -> Option<Target> {
+        let size = self.target_size.map(|size| match size {
+            Size::Bytes(bytes) => Target::Bytes(bytes as u64),
+            Size::Share(share) => Target::Bytes((len as f64 * share) as u64),
+        });
+        size.or(self.target_bits.map(Target::AverageBits)).or(self.target_sqnr.map(Target::SqnrDb))
+    }
 }
 
 /// What to do.
@@ -82,12 +158,16 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let refuse = |kind, error: &dyn Display| -> ! { Options::command().error(kind, error).exit() };
     let result = match options.mode {
-        Job::Fold if options.no_fold || options.nbits.is_some() => {
-            refuse(ErrorKind::ArgumentConflict, &"mode fold goes neither with --no-fold nor with --nbits")
+        Some(Job::Fold) if options.no_fold || options.nbits.is_some() || options.targets.given() => {
+            refuse(ErrorKind::ArgumentConflict, &"mode fold goes neither with --no-fold nor with --nbits nor a target")
         }
-        Job::Fold => fold_only(&options),
-        Job::Quantize(mode) => match configure(mode, &options) {
-            Ok(config) => quantize(&options, &config),
+        Some(Job::Fold) => fold_only(&options),
+        Some(Job::Quantize(mode)) if !options.targets.given() => match configure(mode, &options) {
+            Ok(config) => start(&options).and_then(|model| quantize(&options, &model, config)),
+            Err(error) => refuse(ErrorKind::ValueValidation, &error),
+        },
+        _ => match selector(&options) {
+            Ok(selector) => quantize_planned(&options, selector),
             Err(error) => refuse(ErrorKind::ValueValidation, &error),
         },
     };
@@ -100,13 +180,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> {
+/// What the options leave of the weights.
+fn selector(options: &Options) -> Result<impl LayerSelector + 'static, ConfigError> {
     let skip_layer = options.skip_layer.clone();
-    let selector = AdvancedSelector::new(&options.skip_layer_type)?
+    Ok(AdvancedSelector::new(&options.skip_layer_type)?
         .minimum_conv_kernel_channels(options.min_conv_kernel_channels)
         .minimum_conv_weight_count(options.min_conv_weight_count)
-        .and(move |weight: &WeightInfo<'_>| !skip_layer.iter().any(|name| name == weight.layer_name));
-    let mut config = QuantConfig::from_mode(mode, options.nbits)?.with_selector(selector);
+        .and(move |weight: &WeightInfo<'_>| !skip_layer.iter().any(|name| name == weight.layer_name)))
+}
+
+/// One mode for all weights.
+fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> {
+    // Also checks the bits.
+    let config = QuantConfig::from_mode(mode, options.nbits)?;
+    let config = match (mode, options.nbits.and_then(Nbits::new)) {
+        (Mode::Linear, Some(nbits)) => QuantConfig::custom(Linear::new(nbits).with_range(options.range)),
+        (Mode::LinearSymmetric, Some(nbits)) => {
+            QuantConfig::custom(LinearSymmetric::new(nbits).with_range(options.range))
+        }
+        _ => config,
+    };
+    let mut config = config.with_selector(selector(options)?);
     if options.no_fold {
         config = config.with_fold(false);
     }
@@ -116,12 +210,45 @@ fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> 
     Ok(config)
 }
 
-fn quantize(options: &Options, config: &QuantConfig) -> Result<(), Box<dyn Error>> {
+/// A method for each weight, read or chosen.
+fn plan(options: &Options, model: &Model, selector: impl LayerSelector + 'static) -> Result<Plan, Box<dyn Error>> {
+    if let Some(path) = &options.targets.plan_in {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let file = File::open(path).map_err(|error| named(&error))?;
+        return Ok(serde_json::from_reader(file).map_err(|error| named(&error))?);
+    }
+    let len = std::fs::metadata(&options.input)?.len();
+    let target = options.targets.target(len).ok_or("there is no target")?;
+    let mut planner = Planner::new(target).with_range(options.range).with_selector(selector);
+    if let Some(Job::Quantize(mode)) = options.mode {
+        planner = planner.with_modes([mode]);
+    }
+    if options.no_fold {
+        planner = planner.with_fold(false);
+    }
+    Ok(planner.plan(model)?)
+}
+
+/// Opens the input, with as many threads to work on it as asked for.
+fn start(options: &Options) -> Result<Model, Box<dyn Error>> {
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    let model = open(&options.input)?;
-    let report = quantize_to_file(&model, config, &options.output, &SaveOptions::default())?;
+    open(&options.input)
+}
+
+fn quantize_planned(options: &Options, selector: impl LayerSelector + 'static) -> Result<(), Box<dyn Error>> {
+    let model = start(options)?;
+    let plan = plan(options, &model, selector)?;
+    if let Some(path) = &options.plan_out {
+        serde_json::to_writer_pretty(File::create(path)?, &plan)?;
+    }
+    quantize(options, &model, QuantConfig::planned(plan))
+}
+
+fn quantize(options: &Options, model: &Model, config: QuantConfig) -> Result<(), Box<dyn Error>> {
+    let config = config.with_measure(!options.no_measure);
+    let report = quantize_to_file(model, &config, &options.output, &SaveOptions::default())?;
     finish(options, &report, || json_of(&report))
 }
 
@@ -177,6 +304,9 @@ fn json_of(report: &Report) -> Value {
             "after": weight.after.to_string(),
             "bytes_before": weight.bytes_before(),
             "bytes_after": weight.bytes_after(),
+            // null where nothing changed (infinite) or nothing was measured.
+            "sqnr_db": weight.distortion.map(|distortion| distortion.sqnr_db()),
+            "max_error": weight.distortion.map(|distortion| distortion.max_error()),
             "kept_because": match weight.outcome {
                 Outcome::Kept(reason) => Some(reason.to_string()),
                 _ => None,
@@ -193,6 +323,7 @@ fn json_of(report: &Report) -> Value {
             "values": totals.values,
             "bytes_before": totals.bytes_before,
             "bytes_after": totals.bytes_after,
+            "sqnr_db": report.sqnr_db(),
         },
     })
 }

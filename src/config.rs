@@ -4,11 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{ConfigError, QuantizeError};
+use crate::error::{ConfigError, Error, QuantizeError};
+use crate::mixed::Plan;
 use crate::quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Quantizer,
 };
-use crate::selector::{DefaultSelector, LayerSelector};
+use crate::report::Reason;
+use crate::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::stored::Nbits;
 
 /// A way to store weights, under coremltools' own name.
@@ -135,12 +137,24 @@ pub struct Progress {
 /// ```
 #[derive(Clone)]
 pub struct QuantConfig {
-    pub(crate) quantizer: Arc<dyn Quantizer>,
+    pub(crate) choice: Choice,
+    /// The first rule that selects a weight decides, before `choice`.
+    pub(crate) rules: Vec<(Arc<dyn LayerSelector>, Arc<dyn Quantizer>)>,
     pub(crate) selector: Arc<dyn LayerSelector>,
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
     pub(crate) fold: bool,
+    pub(crate) measure: bool,
+}
+
+/// What converts a weight.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// One quantizer for all.
+    One(Arc<dyn Quantizer>),
+    /// A method for each weight of one model, by its index.
+    Planned(Arc<Plan>),
 }
 
 impl QuantConfig {
@@ -209,15 +223,34 @@ impl QuantConfig {
         Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Int8) }
     }
 
+    /// A method for each weight, as a plan says: see [`Planner`](crate::Planner).
+    ///
+    /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
+    /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
+    pub fn planned(plan: Plan) -> Self {
+        Self { fold: plan.fold, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+    }
+
     /// A quantizer of the caller's.
     pub fn custom(quantizer: impl Quantizer + 'static) -> Self {
+        Self::new(Choice::One(Arc::new(quantizer)))
+    }
+
+    /// A quantizer that several configurations share.
+    pub(crate) fn shared(quantizer: Arc<dyn Quantizer>) -> Self {
+        Self::new(Choice::One(quantizer))
+    }
+
+    fn new(choice: Choice) -> Self {
         Self {
-            quantizer: Arc::new(quantizer),
+            choice,
+            rules: Vec::new(),
             selector: Arc::new(DefaultSelector),
             progress: None,
             requantize: false,
             allow_growth: false,
             fold: true,
+            measure: true,
         }
     }
 
@@ -255,6 +288,33 @@ impl QuantConfig {
         self
     }
 
+    /// Another quantizer for the weights that `selector` selects: mixed precision by name, type or shape. The first rule
+    /// that selects a weight decides; without one it is what the configuration was made for. What
+    /// [`with_selector`](Self::with_selector) leaves out stays as it is, rules or not.
+    ///
+    /// ```
+    /// use coreml_quant::{KmeansLut, Nbits, QuantConfig, WeightInfo};
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let config = QuantConfig::kmeans_lut(4)?
+    ///     .with_rule(|weight: &WeightInfo<'_>| weight.layer_name == "head", KmeansLut::new(Nbits::EIGHT))
+    ///     .with_rule(|weight: &WeightInfo<'_>| weight.layer_type == "embedding", KmeansLut::new(Nbits::TWO));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_rule(mut self, selector: impl LayerSelector + 'static, quantizer: impl Quantizer + 'static) -> Self {
+        self.rules.push((Arc::new(selector), Arc::new(quantizer)));
+        self
+    }
+
+    /// Whether the error of each weight is measured for the report. Default: yes.
+    #[must_use]
+    pub fn with_measure(mut self, measure: bool) -> Self {
+        self.measure = measure;
+        self
+    }
+
     /// Whether weights that are stored in 8 bits or fewer are decoded and quantized again. Default: they stay as they
     /// are, except for [`dequantize`](Self::dequantize) and [`int8_matmul`](Self::int8_matmul).
     #[must_use]
@@ -285,15 +345,58 @@ impl QuantConfig {
         self.progress = Some(Arc::new(progress));
         self
     }
+
+    /// What converts the weight with an index, or why it stays.
+    pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
+        if !self.selector.selects(weight) {
+            return Err(Reason::NotSelected);
+        }
+        if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
+            return Ok(Arc::clone(quantizer));
+        }
+        match &self.choice {
+            Choice::One(quantizer) => Ok(Arc::clone(quantizer)),
+            Choice::Planned(plan) => {
+                plan.weights.get(index).and_then(|weight| weight.method.quantizer()).ok_or(Reason::Planned)
+            }
+        }
+    }
+
+    /// Fails if there is a plan and the weight with an index is another one in it.
+    pub(crate) fn check_planned(&self, index: usize, weight: &WeightInfo<'_>) -> Result<(), Error> {
+        let Choice::Planned(plan) = &self.choice else { return Ok(()) };
+        match plan.weights.get(index) {
+            Some(planned) if planned.is(weight) => Ok(()),
+            planned => Err(Error::PlanMismatch {
+                index,
+                found: format!("{} of \"{}\"", weight.field, weight.layer_name),
+                planned: planned.map_or("not there".to_owned(), |w| format!("{} of \"{}\"", w.field, w.layer)),
+            }),
+        }
+    }
+
+    /// Fails if there is a plan for another number of weights.
+    pub(crate) fn check_planned_count(&self, count: usize) -> Result<(), Error> {
+        match &self.choice {
+            Choice::Planned(plan) if plan.weights.len() != count => Err(Error::PlanMismatch {
+                index: count,
+                found: "not there".to_owned(),
+                planned: format!("one of {}", plan.weights.len()),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Debug for QuantConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QuantConfig")
-            .field("quantizer", &self.quantizer)
+            .field("choice", &self.choice)
+            .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
             .field("fold", &self.fold)
+            .field("measure", &self.measure)
             .finish_non_exhaustive()
     }
 }

@@ -45,6 +45,32 @@ pub enum Error {
         /// What is wrong with it.
         source: WeightError,
     },
+    /// Two models that are compared do not have the same weights.
+    #[error("the models are not of the same network: {original} in one, {other} in the other")]
+    DifferentNetworks {
+        /// The first weight that differs, in the one model.
+        original: String,
+        /// What is in its place in the other.
+        other: String,
+    },
+    /// A plan was made for another model, or folded otherwise.
+    #[error("the plan is not for this model: weight {index} is {found} here, {planned} in the plan")]
+    PlanMismatch {
+        /// The first weight that differs.
+        index: usize,
+        /// The weight in the model.
+        found: String,
+        /// The weight in the plan.
+        planned: String,
+    },
+    /// The target is smaller than the smallest choice for every weight.
+    #[error("the target of {target} bytes cannot be reached: the least is {least}")]
+    TargetTooSmall {
+        /// The bytes that were asked for.
+        target: u64,
+        /// The bytes with the smallest choice for each weight.
+        least: u64,
+    },
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -318,6 +344,18 @@ pub enum ConfigError {
     /// There is no such mode.
     #[error("there is no mode \"{found}\"; the modes are {}", crate::config::mode_names())]
     UnknownMode {
+        /// What was asked for.
+        found: String,
+    },
+    /// There is no such way to store a weight.
+    #[error("\"{found}\" is no method; methods are keep, float16, and modes with bits as in kmeans_lut:4")]
+    UnknownMethod {
+        /// What was asked for.
+        found: String,
+    },
+    /// There is no such range.
+    #[error("there is no range \"{found}\"; the ranges are min-max and least-squares")]
+    UnknownRange {
         /// What was asked for.
         found: String,
     },

@@ -22,6 +22,7 @@
 )]
 
 mod check;
+mod compare;
 mod config;
 mod error;
 mod fold;
@@ -29,6 +30,9 @@ mod kernels;
 mod kmeans;
 mod layer_type;
 mod layers;
+mod measure;
+mod method;
+mod mixed;
 mod model;
 mod plan;
 pub mod proto;
@@ -43,17 +47,21 @@ mod walk;
 pub mod weight_params;
 
 pub use check::{Finding, Subject, Violation, check};
+pub use compare::compare;
 pub use config::{Mode, Progress, QuantConfig};
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use layer_type::layer_type;
+pub use measure::Distortion;
+pub use method::Method;
+pub use mixed::{Plan, PlannedWeight, Planner, Target};
 pub use model::Model;
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric,
+    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric,
     QuantizedWeight, Quantizer, WeightView,
 };
-pub use report::{Outcome, Reason, Report, Totals, WeightReport};
+pub use report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
 pub use save::SaveOptions;
 pub use selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
 pub use stored::{Nbits, StoredForm};

@@ -1,6 +1,7 @@
 //! What becomes of each weight, decided before anything is computed.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 use crate::config::QuantConfig;
 use crate::error::{Error, Place, WeightError};
@@ -24,6 +25,8 @@ pub(crate) struct Site {
     pub before: StoredForm,
     pub after: StoredForm,
     pub outcome: Outcome,
+    /// What converts it; `None` unless it was chosen to be converted.
+    pub quantizer: Option<Arc<dyn Quantizer>>,
 }
 
 /// Whether a weight has a site: it is stored, or Core ML needs it. What only its layer understands counts if it is stored
@@ -44,7 +47,8 @@ pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> b
 ///
 /// # Errors
 ///
-/// [`Error::Weight`] for the first weight that is not stored as its layer needs it.
+/// [`Error::Weight`] for the first weight that is not stored as its layer needs it, [`Error::PlanMismatch`] if the
+/// configuration has a plan for another network.
 pub(crate) fn plan(model: &Model, config: &QuantConfig) -> Result<Vec<Site>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
@@ -55,7 +59,11 @@ pub(crate) fn plan(model: &Model, config: &QuantConfig) -> Result<Vec<Site>, Err
             failure = Some(error);
         }
     });
-    failure.map_or(Ok(sites), Err)
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    config.check_planned_count(sites.len())?;
+    Ok(sites)
 }
 
 fn plan_layer(
@@ -89,21 +97,24 @@ fn plan_layer(
             field: &weight.field,
             shape: &shape.dims,
         };
-        let wanted = weight.rule != Rule::LeaveAlone && config.selector.selects(&info);
-        selected |= wanted;
-        let decision = if weight.rule == Rule::LeaveAlone {
-            Err(Reason::LeftAlone)
-        } else if !wanted {
-            Err(Reason::NotSelected)
-        } else {
-            let target = target(config.quantizer.as_ref(), &shape).map_err(fail)?;
-            decide(at, layer, config, updatable, weight.rule, before, target, shape.units)
+        config.check_planned(sites.len(), &info)?;
+        let chosen = match weight.rule {
+            Rule::LeaveAlone => Err(Reason::LeftAlone),
+            _ => config.choose(sites.len(), &info),
+        };
+        selected |= chosen.is_ok();
+        let decision = match &chosen {
+            Ok(quantizer) => {
+                let target = target(quantizer.as_ref(), &shape).map_err(fail)?;
+                decide(at, layer, config, updatable, weight.rule, before, target, shape.units)
+            }
+            Err(reason) => Err(*reason),
         };
         let (after, outcome) = match decision {
             Ok(form) => (form, Outcome::Converted),
             Err(reason) => (before, Outcome::Kept(reason)),
         };
-        sites.push(Site { place, shape, params: params.clone(), before, after, outcome });
+        sites.push(Site { place, shape, params: params.clone(), before, after, outcome, quantizer: chosen.ok() });
     }
     if selected {
         agree(&mut sites[first..]);

@@ -1,6 +1,7 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -11,6 +12,7 @@ use crate::fold::{FoldReport, fold_proto};
 use crate::kernels::Channels;
 use crate::kernels::dequantize::{self, Stored};
 use crate::layers::{self, ChannelAxis, Shape};
+use crate::measure::{self, Distortion};
 use crate::model::Model;
 use crate::plan::{Site, has_site, plan};
 use crate::proto::quantization_params::QuantizationType;
@@ -45,11 +47,11 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     let results: Vec<Result<WeightParams, Error>> =
-        sites.par_iter().map(|site| job.run(site, &mut Buffers::new())).collect();
+        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut Buffers::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut quantized = model.into_owned();
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites) })
+    Ok(Quantized { model: Model::from_proto(quantized), report: job.report(folds) })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -72,12 +74,15 @@ pub fn quantize_to_file(
     let holes: Vec<WeightParams> = sites.iter().map(|site| WeightParams::hole(encoded_len(site))).collect();
     let mut skeleton = model.into_owned();
     put_back(&mut skeleton, &sites, holes.clone());
-    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(&sites[index], buffers))?;
-    Ok(report(folds, sites))
+    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))?;
+    Ok(job.report(folds))
 }
 
 /// The model whose weights are planned: folded first, if the configuration says so.
-fn prepare<'m>(model: &'m Model, config: &QuantConfig) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
+pub(crate) fn prepare<'m>(
+    model: &'m Model,
+    config: &QuantConfig,
+) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
     model.require_network()?;
     if !config.fold {
         return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
@@ -126,23 +131,12 @@ fn put_back(model: &mut proto::Model, sites: &[Site], params: Vec<WeightParams>)
     });
 }
 
-fn report(folds: FoldReport, sites: Vec<Site>) -> Report {
-    let weights = sites
-        .into_iter()
-        .map(|Site { place, shape, before, after, outcome, .. }| WeightReport {
-            place,
-            shape: shape.dims,
-            before,
-            after,
-            outcome,
-        })
-        .collect();
-    Report { folds, weights }
-}
-
 /// Runs sites and counts what is done.
 struct Job<'a> {
     config: &'a QuantConfig,
+    sites: &'a [Site],
+    /// What is measured of each site.
+    distortions: Vec<OnceLock<Distortion>>,
     weights: usize,
     values: u64,
     weights_done: AtomicUsize,
@@ -150,10 +144,12 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &[Site]) -> Self {
+    fn new(config: &'a QuantConfig, sites: &'a [Site]) -> Self {
         let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
         Self {
             config,
+            sites,
+            distortions: sites.iter().map(|_| OnceLock::new()).collect(),
             weights: changed().count(),
             values: changed().map(|site| site.shape.units as u64).sum(),
             weights_done: AtomicUsize::new(0),
@@ -162,15 +158,21 @@ impl<'a> Job<'a> {
     }
 
     /// The weight of a site in its new form.
-    fn run(&self, site: &Site, buffers: &mut Buffers) -> Result<WeightParams, Error> {
-        let quantizer: &dyn Quantizer = match site.outcome {
-            Outcome::Kept(_) => return Ok(site.params.clone()),
-            Outcome::Converted => self.config.quantizer.as_ref(),
-            Outcome::MovedAlong if site.after == StoredForm::Float16 => &Float16,
-            Outcome::MovedAlong => &Dequantize,
+    fn run(&self, index: usize, buffers: &mut Buffers) -> Result<WeightParams, Error> {
+        let site = &self.sites[index];
+        let quantizer: &dyn Quantizer = match (site.outcome, &site.quantizer) {
+            (Outcome::Kept(_), _) => return Ok(site.params.clone()),
+            (Outcome::Converted, Some(quantizer)) => quantizer.as_ref(),
+            _ if site.after == StoredForm::Float16 => &Float16,
+            _ => &Dequantize,
         };
-        let params = convert(site, quantizer, buffers)
-            .map_err(|source| Error::Weight { place: Box::new(site.place.clone()), source })?;
+        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+        let quantized = convert(site, quantizer, buffers).map_err(fail)?;
+        if self.config.measure {
+            // Set once: no site runs twice.
+            let _ = self.distortions[index].set(distortion(site, &quantized, buffers));
+        }
+        let params = to_params(quantized, site.params.is_updatable);
         let units = site.shape.units as u64;
         let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
         let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
@@ -179,22 +181,51 @@ impl<'a> Job<'a> {
         }
         Ok(params)
     }
+
+    fn report(&self, folds: FoldReport) -> Report {
+        let distortion = |site: &Site, measured: &OnceLock<Distortion>| match site.outcome {
+            Outcome::Kept(_) => self.config.measure.then_some(Distortion::NONE),
+            _ => measured.get().copied(),
+        };
+        let weights = self.sites.iter().zip(&self.distortions).map(|(site, measured)| WeightReport {
+            place: site.place.clone(),
+            shape: site.shape.dims.clone(),
+            before: site.before,
+            after: site.after,
+            outcome: site.outcome,
+            distortion: distortion(site, measured),
+        });
+        Report { folds, weights: weights.collect() }
+    }
 }
 
-fn convert(site: &Site, quantizer: &dyn Quantizer, buffers: &mut Buffers) -> Result<WeightParams, WeightError> {
+/// A weight as a quantizer sees it.
+pub(crate) fn view<'s>(site: &'s Site, buffers: &mut Buffers) -> WeightView<'s> {
     let Site { shape, params, .. } = site;
     let axis = shape.scale_axis();
-    let view = if site.before == StoredForm::Float32 {
+    if site.before == StoredForm::Float32 {
         WeightView::shared(params.float_value.as_le_bytes(), &shape.dims, axis)
     } else {
         WeightView::decoded(decode(site, buffers), &shape.dims, axis)
-    };
-    let quantized = quantizer.quantize(view, buffers)?;
-    let returned = quantized.stored_form(shape.units)?;
+    }
+}
+
+/// How far a new form of a weight is from the values that the weight had.
+fn distortion(site: &Site, quantized: &QuantizedWeight, buffers: &mut Buffers) -> Distortion {
+    // A decoded weight went into the quantizer; decoding again is cheaper than a copy of every weight.
+    let original = view(site, buffers);
+    let distortion = measure::distortion(&original, quantized);
+    original.recycle(buffers);
+    distortion
+}
+
+fn convert(site: &Site, quantizer: &dyn Quantizer, buffers: &mut Buffers) -> Result<QuantizedWeight, WeightError> {
+    let quantized = quantizer.quantize(view(site, buffers), buffers)?;
+    let returned = quantized.stored_form(site.shape.units)?;
     if returned != site.after {
         return Err(WeightError::OtherForm { announced: site.after, returned });
     }
-    Ok(to_params(quantized, params.is_updatable))
+    Ok(quantized)
 }
 
 /// The values of a weight as little-endian float32, from any form but that.

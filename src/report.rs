@@ -1,9 +1,11 @@
 //! What was done with each weight, and why not.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::Place;
 use crate::fold::FoldReport;
+use crate::measure::{self, Distortion};
 use crate::stored::StoredForm;
 
 /// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.
@@ -33,6 +35,9 @@ pub struct WeightReport {
     pub after: StoredForm,
     /// Why it is stored like that.
     pub outcome: Outcome,
+    /// How far the values are from those before; `None` if that was not measured, see
+    /// [`QuantConfig::with_measure`](crate::QuantConfig::with_measure).
+    pub distortion: Option<Distortion>,
 }
 
 /// Why a weight is stored as it is now.
@@ -53,6 +58,10 @@ pub enum Outcome {
 pub enum Reason {
     /// The selector left it out.
     NotSelected,
+    /// The plan keeps it.
+    Planned,
+    /// It is stored alike in both of two models that are compared.
+    Identical,
     /// It is stored in the form that was asked for.
     AlreadyStored,
     /// It is stored in 8 bits or fewer already, and quantizing again was not asked for.
@@ -82,6 +91,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotSelected => f.write_str("not selected"),
+            Self::Planned => f.write_str("kept by the plan"),
+            Self::Identical => f.write_str("the same in both"),
             Self::AlreadyStored => f.write_str("already in this form"),
             Self::AlreadyQuantized => f.write_str("already quantized"),
             Self::WouldNotShrink { bytes } => write!(f, "would not shrink: {bytes} bytes"),
@@ -140,6 +151,64 @@ impl Report {
             bytes_after: sum.bytes_after + weight.bytes_after() as u64,
         })
     }
+
+    /// The signal-to-quantization-noise ratio of the model in decibels, each weight counted by its number of values:
+    /// `-10 log10(cost / sum of N)` with `cost = sum of N x |w - w'|^2 / |w|^2`. Infinite if nothing changed, `None` if
+    /// that was not measured.
+    pub fn sqnr_db(&self) -> Option<f64> {
+        Some(measure::decibels(relative_error(self.weights.iter())?))
+    }
+
+    /// The layers whose weights were measured, the worst first: those with the lowest signal-to-quantization-noise
+    /// ratio.
+    pub fn worst_layers(&self) -> Vec<LayerDistortion> {
+        let mut layers: BTreeMap<(&str, &str), Vec<&WeightReport>> = BTreeMap::new();
+        for weight in &self.weights {
+            layers.entry((&weight.place.network, &weight.place.layer)).or_default().push(weight);
+        }
+        let measured = layers.into_iter().filter_map(|((network, layer), weights)| {
+            let relative = relative_error(weights.iter().copied())?;
+            Some(LayerDistortion {
+                network: network.to_owned(),
+                layer: layer.to_owned(),
+                values: weights.iter().map(|weight| weight.units() as u64).sum(),
+                sqnr_db: measure::decibels(relative),
+                max_error: weights
+                    .iter()
+                    .filter_map(|weight| weight.distortion)
+                    .map(|d| d.max_error())
+                    .fold(0.0, f64::max),
+            })
+        });
+        let mut layers: Vec<_> = measured.collect();
+        layers.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+        layers
+    }
+}
+
+/// The relative squared error of some weights, each counted by its number of values; `None` if not all were measured.
+fn relative_error<'r>(mut weights: impl Iterator<Item = &'r WeightReport>) -> Option<f64> {
+    let (cost, values) = weights.try_fold((0.0, 0.0), |(cost, values), weight| {
+        let units = weight.units() as f64;
+        Some((cost + units * weight.distortion?.relative_error(), values + units))
+    })?;
+    Some(measure::relative(cost, values))
+}
+
+/// How far the weights of a layer are from the original ones, see [`Report::worst_layers`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LayerDistortion {
+    /// The layer's network.
+    pub network: String,
+    /// The layer's name.
+    pub layer: String,
+    /// Number of values of its weights.
+    pub values: u64,
+    /// The signal-to-quantization-noise ratio in decibels, each weight counted by its number of values.
+    pub sqnr_db: f64,
+    /// The largest absolute error of a value.
+    pub max_error: f64,
 }
 
 impl fmt::Display for Report {
@@ -149,7 +218,7 @@ impl fmt::Display for Report {
             fmt::Display::fmt(&self.folds, f)?;
             writeln!(f)?;
         }
-        let rows: Vec<[String; 6]> = self
+        let rows: Vec<[String; 7]> = self
             .weights
             .iter()
             .map(|weight| {
@@ -164,12 +233,13 @@ impl fmt::Display for Report {
                     weight.place.field.clone(),
                     weight.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
                     format!("{} -> {}", weight.bytes_before(), weight.bytes_after()),
+                    weight.distortion.map_or_else(|| "-".to_owned(), |d| decibels(d.sqnr_db())),
                     stored,
                 ]
             })
             .collect();
-        let header = ["layer", "type", "weight", "shape", "bytes", "stored as"].map(str::to_owned);
-        let mut widths = [0; 6];
+        let header = ["layer", "type", "weight", "shape", "bytes", "SQNR", "stored as"].map(str::to_owned);
+        let mut widths = [0; 7];
         for row in std::iter::once(&header).chain(&rows) {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
@@ -190,6 +260,14 @@ impl fmt::Display for Report {
         if totals.bytes_before > 0 {
             write!(f, " ({:.1} %)", 100.0 * totals.bytes_after as f64 / totals.bytes_before as f64)?;
         }
+        if let Some(sqnr) = self.sqnr_db() {
+            write!(f, ", SQNR {}", decibels(sqnr))?;
+        }
         Ok(())
     }
+}
+
+/// A ratio in decibels, for a table.
+fn decibels(sqnr: f64) -> String {
+    if sqnr == f64::INFINITY { "exact".to_owned() } else { format!("{sqnr:.1} dB") }
 }

@@ -5,13 +5,15 @@
 //! codes are two's complement bytes.
 
 use super::encode::segments;
-use super::{BLOCK, CHUNK, Channels, float16, pack, words_mut};
+use super::{BLOCK, CHUNK, Channels, float16, pack, words, words_mut};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// The form of stored weights, and what it takes to decode them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stored<'a> {
+    /// float32 as it is.
+    Float32,
     /// IEEE halves.
     Float16,
     /// Packed codes: `w = q * scale + bias`.
@@ -43,6 +45,7 @@ impl Stored<'_> {
     /// Bytes of `len` weights.
     pub(super) fn byte_len(self, len: usize) -> usize {
         match self {
+            Self::Float32 => 4 * len,
             Self::Float16 => 2 * len,
             Self::Linear { nbits, .. } | Self::Table { nbits, .. } => pack::packed_len(len, nbits),
             Self::Int8 { .. } => len,
@@ -54,6 +57,7 @@ impl Stored<'_> {
         let mut codes = [0; CHUNK];
         let codes = &mut codes[..out.len()];
         match self {
+            Self::Float32 => out.copy_from_slice(words(payload)),
             Self::Float16 => float16::decode_chunk(payload, out),
             Self::Linear { nbits, channels, scale, bias } => {
                 pack::unpack(payload, nbits, codes);

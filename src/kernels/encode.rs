@@ -94,7 +94,7 @@ pub(super) fn round_to_code(steps: f64, low: f64, high: f64) -> u8 {
 
 /// `1 / scale`, or 0 where the scale is.
 #[inline(always)]
-fn reciprocal(scale: f64) -> f64 {
+pub(super) fn reciprocal(scale: f64) -> f64 {
     if scale > 0.0 { 1.0 / scale } else { 0.0 }
 }
 

@@ -55,7 +55,7 @@ impl From<NonFinite> for Error {
 }
 
 impl Scheme {
-    fn steps(self) -> Steps {
+    pub(super) fn steps(self) -> Steps {
         match self {
             Self::Linear => Steps::Multiply,
             Self::Symmetric => Steps::Divide,
@@ -135,15 +135,30 @@ pub(crate) fn quantize(
         return Ok(());
     }
     // Large channels, channels that are not the first axis, and what is going to be an error.
-    let ranges = encode::ranges(values, channels)?;
-    let mut grids = vec![Grid::default(); channels.count];
-    if scheme.grids(&ranges, nbits, &mut grids, scale, bias).is_none() {
-        let beyond = |&channel: &usize| !(scale[channel].is_finite() && bias[channel].is_finite());
-        let channel = (0..channels.count).find(beyond).unwrap_or_default();
-        return Err(Error::Overflow { channel });
-    }
+    let grids = min_max_grids(values, channels, nbits, scheme, scale, bias)?;
     encode::encode(values, channels, &grids, scheme.steps(), nbits, codes);
     Ok(())
+}
+
+/// The grids from minimum to maximum, and their scale and bias as they are stored.
+///
+/// # Errors
+/// The first weight that is not finite, else the first channel that overflows.
+pub(super) fn min_max_grids(
+    values: &[u8],
+    channels: Channels,
+    nbits: u8,
+    scheme: Scheme,
+    scale: &mut [f32],
+    bias: &mut [f32],
+) -> Result<Vec<Grid>, Error> {
+    let ranges = encode::ranges(values, channels)?;
+    let mut grids = vec![Grid::default(); channels.count];
+    if scheme.grids(&ranges, nbits, &mut grids, scale, bias).is_some() {
+        return Ok(grids);
+    }
+    let beyond = |&channel: &usize| !(scale[channel].is_finite() && bias[channel].is_finite());
+    Err(Error::Overflow { channel: (0..channels.count).find(beyond).unwrap_or_default() })
 }
 
 /// Quantizes channels of the first axis one after the other. `None` if any of them has an error.

@@ -12,10 +12,10 @@
 
 pub(crate) mod dequantize;
 pub(crate) mod encode;
-#[cfg_attr(not(test), expect(dead_code, reason = "the report is going to ask for it"))]
 pub(crate) mod errors;
 pub(crate) mod float16;
 pub(crate) mod int8;
+pub(crate) mod least_squares;
 pub(crate) mod linear;
 pub(crate) mod pack;
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub use dequantize::Dequantize;
 pub use float16::Float16;
 pub use int8::Int8;
 pub use kmeans_lut::KmeansLut;
-pub use linear::{Linear, LinearSymmetric};
+pub use linear::{Linear, LinearRange, LinearSymmetric};
 pub use linear_lut::LinearLut;
 
 use crate::error::QuantizeError;
