@@ -176,3 +176,42 @@ fn custom_lut_writes_its_table() {
         .count();
     assert!(tables > 0);
 }
+
+#[test]
+fn quantize_to_a_target_and_by_a_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name));
+    let targets =
+        [["--target-size", "25%"], ["--target-size", "30KB"], ["--target-bits", "4.5"], ["--target-sqnr", "30"]];
+    for [flag, value] in targets {
+        let planned =
+            [text(&digits()), path("a.mlmodel"), flag.into(), value.into(), "--plan-out".into(), path("p.json")];
+        assert_ok(&run("quantize", &planned));
+        let again = [text(&digits()), path("b.mlmodel"), "--plan-in".into(), path("p.json")];
+        assert_ok(&run("quantize", &again));
+        assert_eq!(fs::read(path("a.mlmodel")).unwrap(), fs::read(path("b.mlmodel")).unwrap());
+        if value == "30KB" {
+            let len = fs::metadata(path("a.mlmodel")).unwrap().len();
+            assert!((29_700..=30_000).contains(&len), "{len}");
+        }
+    }
+    let both =
+        [text(&digits()), path("c.mlmodel"), "--target-bits".into(), "4".into(), "--target-sqnr".into(), "9".into()];
+    assert_eq!(run("quantize", &both).status.code(), Some(2));
+    let small = [text(&digits()), path("c.mlmodel"), "--target-size".into(), "1KB".into()];
+    assert_eq!(run("quantize", &small).status.code(), Some(1));
+}
+
+#[test]
+fn inspect_compares_two_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = text(&folder.path().join("out.mlmodel"));
+    let range = "--mode linear --nbits 4 --no-fold --range least-squares --quiet";
+    let mut arguments = vec![text(&digits()), out.clone()];
+    arguments.extend(range.split_whitespace().map(str::to_owned));
+    assert_ok(&run("quantize", &arguments));
+    let output = run("inspect", &[text(&digits()), out]);
+    assert_ok(&output);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("worst layers") && stdout.contains("model/dense_1, largest error"), "{stdout}");
+}
