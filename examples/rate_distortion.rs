@@ -1,7 +1,7 @@
 //! Prints what each way to store a model's weights takes and costs, and what the automatic plan gains at the same size.
 //!
 //! For every model: uniform bit widths of each mode (with the gain of least-squares ranges), then the plan at the size of
-//! uniform 4-bit kmeans_lut.
+//! uniform 4-bit kmeans_lut. With `--svg`, the picture of it: size against error, and the error of each layer.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use plotters::prelude::*;
+
 use coreml_quant::{
     Linear, LinearRange, LinearSymmetric, Mode, Model, Nbits, Planner, QuantConfig, Target, quantize_weights,
 };
@@ -25,6 +27,9 @@ struct Options {
     /// How the plan finds the ranges of the linear modes: min-max or least-squares.
     #[arg(long, default_value_t)]
     range: LinearRange,
+    /// Draw the first model: bytes against the ratio in dB for each mode and for plans, and the layers of a 4-bit plan.
+    #[arg(long, value_name = "FILE.svg")]
+    svg: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -37,7 +42,99 @@ fn main() -> ExitCode {
             code = ExitCode::FAILURE;
         }
     }
+    if let (Some(svg), Some(path)) = (&options.svg, options.models.first())
+        && let Err(error) = draw(&options, path, svg)
+    {
+        eprintln!("error: {}: {error}", svg.display());
+        code = ExitCode::FAILURE;
+    }
     code
+}
+
+/// Sizes in kilobytes, and the ratios in decibels.
+type Curve = Vec<(f64, f64)>;
+
+fn draw(options: &Options, path: &Path, svg: &Path) -> Result<(), Box<dyn Error>> {
+    let model = Model::open(path)?;
+    let mut curves: Vec<(String, Curve)> = Vec::new();
+    for mode in [Mode::Linear, Mode::LinearSymmetric, Mode::LinearLut, Mode::KmeansLut] {
+        let mut curve = Curve::new();
+        for nbits in mode.nbits() {
+            let (bytes, sqnr) = quantized(&model, &QuantConfig::from_mode(mode, Some(nbits))?)?;
+            curve.push((bytes as f64 / 1e3, sqnr));
+        }
+        curves.push((mode.to_string(), curve));
+    }
+    let plan = |bits| Planner::new(Target::AverageBits(bits)).with_range(options.range).plan(&model);
+    let mut planned = Curve::new();
+    for step in 0..=26 {
+        // The smallest sizes may be out of reach.
+        let Ok(plan) = plan(1.5 + 0.25 * f64::from(step)) else { continue };
+        let (bytes, sqnr) = quantized(&model, &QuantConfig::planned(plan))?;
+        planned.push((bytes as f64 / 1e3, sqnr));
+    }
+    curves.push(("planned".to_owned(), planned));
+    let layers = quantize_weights(&model, &QuantConfig::planned(plan(4.0)?))?.report.worst_layers();
+    let layers: Vec<(String, f64)> = layers
+        .into_iter()
+        .filter(|layer| layer.sqnr_db.is_finite())
+        .take(40)
+        .map(|layer| (layer.layer, layer.sqnr_db))
+        .collect();
+
+    let height = 460 + 60 + 18 * layers.len() as u32;
+    let root = SVGBackend::new(svg, (760, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (top, bottom) = root.split_vertically(460);
+    draw_curves(&top, &curves)?;
+    draw_layers(&bottom, &layers)?;
+    root.present()?;
+    Ok(())
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+fn draw_curves(area: &Area<'_>, curves: &[(String, Curve)]) -> Result<(), Box<dyn Error>> {
+    let points = || curves.iter().flat_map(|(_, curve)| curve);
+    let width = points().map(|point| point.0).fold(0.0, f64::max) * 1.05;
+    let (low, high) = points().fold((0.0, 0.0), |(low, high), point| (f64::min(low, point.1), f64::max(high, point.1)));
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..width, low..high * 1.05)?;
+    chart.configure_mesh().x_desc("model file, kilobytes").y_desc("signal to quantization noise, dB").draw()?;
+    for (index, (name, curve)) in curves.iter().enumerate() {
+        let color = Palette99::pick(index).to_rgba();
+        let line = chart.draw_series(LineSeries::new(curve.iter().copied(), color.stroke_width(2)).point_size(3))?;
+        line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
+    Ok(())
+}
+
+fn draw_layers(area: &Area<'_>, layers: &[(String, f64)]) -> Result<(), Box<dyn Error>> {
+    let high = layers.iter().map(|layer| layer.1).fold(1.0, f64::max);
+    let rows = layers.len() as f64;
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .caption("layers of the plan for 4 bits a value, the worst first, dB", ("sans-serif", 15))
+        .x_label_area_size(24)
+        .build_cartesian_2d(0.0..high * 1.4, rows..0.0)?;
+    chart.configure_mesh().disable_y_axis().disable_y_mesh().draw()?;
+    for (row, (name, sqnr)) in layers.iter().enumerate() {
+        let (from, to) = (row as f64 + 0.2, row as f64 + 0.8);
+        let color = Palette99::pick(4).mix(0.6).filled();
+        chart.draw_series([Rectangle::new([(0.0, from), (sqnr.max(0.0), to)], color)])?;
+        let label = format!(" {name} {sqnr:.1}");
+        chart.draw_series([Text::new(label, (sqnr.max(0.0), from), ("sans-serif", 12))])?;
+    }
+    Ok(())
 }
 
 /// Size of the file, and the ratio in decibels.
