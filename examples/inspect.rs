@@ -42,10 +42,10 @@ fn run(options: &Options) -> Result<(), Error> {
         bytes: usize,
     }
     let mut totals: BTreeMap<&str, Total> = BTreeMap::new();
-    let mut network = String::new();
+    let mut network = "".into();
     for layer in model.layers() {
         if layer.network != network {
-            network.clone_from(&layer.network);
+            network = layer.network;
             println!("\n{network}");
         }
         let layer_type = layer.layer_type.unwrap_or("no type");

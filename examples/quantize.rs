@@ -168,8 +168,8 @@ fn open(path: &PathBuf) -> Result<Model, Box<dyn Error>> {
 fn json_of(report: &Report) -> Value {
     let weights = report.weights.iter().map(|weight| {
         json!({
-            "network": weight.place.network,
-            "layer": weight.place.layer,
+            "network": &*weight.place.network,
+            "layer": &*weight.place.layer,
             "type": weight.place.layer_type,
             "field": weight.place.field,
             "shape": weight.shape,

@@ -1,6 +1,7 @@
 //! Whether a model's weights obey Core ML's rules.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -87,9 +88,9 @@ pub enum Subject {
     /// A layer.
     Layer {
         /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
-        network: String,
+        network: Arc<str>,
         /// The layer's name.
-        layer: String,
+        layer: Arc<str>,
         /// The layer's type, under its name in the format.
         layer_type: &'static str,
     },
@@ -231,8 +232,8 @@ fn check_layer(at: At<'_>, layer: &NeuralNetworkLayer, findings: &mut Vec<Findin
     let mut all_stored = Vec::new();
     for weight in layers::weights(layer).into_iter().filter(has_site) {
         let place = || Place {
-            network: at.network.to_owned(),
-            layer: layer.name.clone(),
+            network: Arc::clone(at.network),
+            layer: layer.name.as_str().into(),
             layer_type,
             field: weight.field.clone().into_owned(),
         };
@@ -250,7 +251,7 @@ fn check_layer(at: At<'_>, layer: &NeuralNetworkLayer, findings: &mut Vec<Findin
     of_layer.extend(disagreement(layers::agreement(layer), &all_stored));
 
     findings.extend(of_layer.into_iter().map(|violation| {
-        let (network, layer) = (at.network.to_owned(), layer.name.clone());
+        let (network, layer) = (Arc::clone(at.network), layer.name.as_str().into());
         Finding { subject: Subject::Layer { network, layer, layer_type }, violation }
     }));
     findings.append(&mut of_weights);

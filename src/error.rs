@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -76,8 +77,54 @@ pub enum NotAModel {
         start: String,
     },
     /// The bytes are not the protobuf message of a model: truncated, damaged, or something else.
-    #[error("the file is truncated, damaged or no .mlmodel: {0}")]
+    #[error("the file is truncated, damaged or no .mlmodel: {what} at byte {offset}{}", In(path))]
+    Damaged {
+        /// The way to the message: `neuralNetwork.layers[3].convolution`; empty for the model itself.
+        path: String,
+        /// Where in the file.
+        offset: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The structure is that of a model, but one of the values in it is damaged.
+    #[error("the file is damaged or no .mlmodel: {0}")]
     Malformed(#[source] prost::DecodeError),
+    /// A field that is not known: a newer Core ML may have written it. Saving the model would lose it; see
+    /// [`DecodeOptions::allow_unknown_fields`](crate::DecodeOptions::allow_unknown_fields).
+    #[error("field {number} of message {message}{} is not known, and would be lost", In(path))]
+    UnknownField {
+        /// The way to the message: `neuralNetwork.layers[3].convolution`; empty for the model itself.
+        path: String,
+        /// The message's type.
+        message: &'static str,
+        /// The field's number.
+        number: u32,
+    },
+    /// The model is of a newer version of the format, see
+    /// [`DecodeOptions::allow_newer_versions`](crate::DecodeOptions::allow_newer_versions).
+    #[error("{path} has specificationVersion {version}, {newest} is the newest that is known")]
+    NewerVersion {
+        /// The model: `model`, `model/pipeline[1]`.
+        path: String,
+        /// The version it states.
+        version: i32,
+        /// The newest version that is known.
+        newest: i32,
+    },
+    /// The file is longer than [`DecodeOptions::max_len`](crate::DecodeOptions::max_len).
+    #[error("the file is longer than {max_len} bytes")]
+    TooLong {
+        /// The longest that is read, in bytes.
+        max_len: u64,
+    },
+    /// Decoding would take more memory than [`DecodeOptions::max_memory`](crate::DecodeOptions::max_memory).
+    #[error("decoding would take {needed} bytes of memory, {limit} are allowed")]
+    TooMuchMemory {
+        /// About how many bytes it would take.
+        needed: u64,
+        /// How many are allowed.
+        limit: u64,
+    },
     /// A protobuf message without a model type that we know.
     #[error("the file has no model type that is known (specificationVersion {version})")]
     NoType {
@@ -91,9 +138,9 @@ pub enum NotAModel {
 #[non_exhaustive]
 pub struct Place {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
-    pub network: String,
+    pub network: Arc<str>,
     /// The layer's name.
-    pub layer: String,
+    pub layer: Arc<str>,
     /// The layer's type, under its name in the format.
     pub layer_type: &'static str,
     /// The field's name in the format.
@@ -341,6 +388,15 @@ impl fmt::Display for Counts<'_> {
             write!(f, "{}{count}", if index == 0 { "" } else { " or " })?;
         }
         f.write_str(" expected")
+    }
+}
+
+/// Where a message is, unless it is the outermost.
+struct In<'a>(&'a str);
+
+impl fmt::Display for In<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " in {}", self.0) }
     }
 }
 

@@ -23,6 +23,7 @@
 
 mod check;
 mod config;
+mod decode;
 mod error;
 mod fold;
 mod kernels;
@@ -41,9 +42,11 @@ mod stored;
 mod survey;
 mod walk;
 pub mod weight_params;
+mod wire;
 
 pub use check::{Finding, Subject, Violation, check};
 pub use config::{Mode, Progress, QuantConfig};
+pub use decode::DecodeOptions;
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use layer_type::layer_type;

@@ -1,12 +1,14 @@
 //! A Core ML model: read, looked at, written.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
 use prost::Message;
 
+use crate::decode::{self, DecodeOptions};
 use crate::error::{Error, NotAModel};
 use crate::proto;
 use crate::proto::model::Type;
@@ -22,7 +24,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a `.mlmodel` file.
+    /// Reads a `.mlmodel` file, within the limits of [`DecodeOptions::default`].
     ///
     /// To map the file instead of reading it, pass the map to [`from_bytes`](Self::from_bytes) with
     /// `Bytes::from_owner`.
@@ -31,39 +33,52 @@ impl Model {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::NotAModelFile`] if it is something else.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path, &DecodeOptions::default())
+    }
+
+    /// Reads a `.mlmodel` file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be read, [`Error::NotAModelFile`] if it is something else, or more or newer than the
+    /// options allow.
+    pub fn open_with(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self, Error> {
         let path = path.as_ref();
         let io = |source| Error::Io { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(io)?.is_dir() {
-            let what = match path.extension().and_then(|extension| extension.to_str()) {
+        let not_a_model = |what| Error::NotAModelFile { path: path.to_owned(), what };
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.is_dir() {
+            return Err(not_a_model(match path.extension().and_then(|extension| extension.to_str()) {
                 Some("mlpackage") => NotAModel::Package,
                 Some("mlmodelc") => NotAModel::Compiled,
                 _ => NotAModel::Folder,
-            };
-            return Err(Error::NotAModelFile { path: path.to_owned(), what });
+            }));
         }
-        let bytes = fs::read(path).map_err(io)?;
-        Self::decode(bytes.into()).map_err(|what| Error::NotAModelFile { path: path.to_owned(), what })
+        // One byte more than is allowed tells that there is more, even where the system does not know the length.
+        let longest = options.longest().saturating_add(1);
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(longest)).unwrap_or_default());
+        file.take(longest).read_to_end(&mut bytes).map_err(io)?;
+        decode::decode(bytes.into(), options).map(Self::from_proto).map_err(not_a_model)
+    }
+
+    /// Decodes the bytes of a `.mlmodel` file, within the limits of [`DecodeOptions::default`]. Weights are not
+    /// copied: they share `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAModel`] if the bytes are something else.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Error> {
+        Self::from_bytes_with(bytes, &DecodeOptions::default())
     }
 
     /// Decodes the bytes of a `.mlmodel` file. Weights are not copied: they share `bytes`.
     ///
     /// # Errors
     ///
-    /// [`Error::NotAModel`] if the bytes are something else.
-    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Error> {
-        Self::decode(bytes.into()).map_err(Error::NotAModel)
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, NotAModel> {
-        if bytes.is_empty() {
-            return Err(NotAModel::Empty);
-        }
-        let start = bytes.slice(..bytes.len().min(TEXT_PROBE));
-        let proto = proto::Model::decode(bytes).map_err(|error| text(&start).unwrap_or(NotAModel::Malformed(error)))?;
-        if proto.r#type.is_none() {
-            return Err(text(&start).unwrap_or(NotAModel::NoType { version: proto.specification_version }));
-        }
-        Ok(Self { proto })
+    /// [`Error::NotAModel`] if the bytes are something else, or more or newer than the options allow.
+    pub fn from_bytes_with(bytes: impl Into<Bytes>, options: &DecodeOptions) -> Result<Self, Error> {
+        decode::decode(bytes.into(), options).map(Self::from_proto).map_err(Error::NotAModel)
     }
 
     /// A model from its protobuf message.
@@ -131,16 +146,6 @@ impl fmt::Debug for Model {
             .field("specification_version", &self.proto.specification_version)
             .finish_non_exhaustive()
     }
-}
-
-/// How many bytes at the start tell text from protobuf.
-const TEXT_PROBE: usize = 64;
-
-/// Whether a file that is no model is text, to say so.
-fn text(start: &[u8]) -> Option<NotAModel> {
-    let readable = start.iter().all(|&byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
-    let line = start.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    readable.then(|| NotAModel::Text { start: String::from_utf8_lossy(line).trim_end().to_owned() })
 }
 
 /// The name of a model's type in the format.

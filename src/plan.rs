@@ -1,6 +1,7 @@
 //! What becomes of each weight, decided before anything is computed.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 use crate::config::QuantConfig;
 use crate::error::{Error, Place, WeightError};
@@ -69,10 +70,11 @@ fn plan_layer(
     let mut selected = false;
     let weights: Vec<_> = layers::weights(layer).into_iter().filter(has_site).collect();
     let updatable = layers::is_updatable(layer);
+    let name: Arc<str> = layer.name.as_str().into();
     for weight in weights {
         let place = Place {
-            network: at.network.to_owned(),
-            layer: layer.name.clone(),
+            network: Arc::clone(at.network),
+            layer: Arc::clone(&name),
             layer_type,
             field: weight.field.clone().into_owned(),
         };

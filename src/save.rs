@@ -73,13 +73,13 @@ pub(crate) fn write_file(
         let path = path.to_owned();
         move |source| Error::Io { path, source }
     };
-    // A link stays a link: the file it points to is replaced.
-    let target = match fs::canonicalize(path) {
-        Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        Err(error) => return Err(io(path)(error)),
+    let target = target(path).map_err(io(path))?;
+    let permissions = match fs::metadata(&target) {
+        Ok(old) if old.is_file() => Some(old.permissions()),
+        // A device or pipe must not be replaced by a file, nor a folder.
+        Ok(_) => return Err(io(path)(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))),
+        Err(_) => None,
     };
-    let permissions = fs::metadata(&target).ok().map(|old| old.permissions());
     let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
@@ -89,8 +89,8 @@ pub(crate) fn write_file(
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // As any new file: what the umask leaves.
-        builder.permissions(fs::Permissions::from_mode(0o666));
+        // No more than the old file from the start; as for any new file, the umask takes from it.
+        builder.permissions(permissions.clone().unwrap_or_else(|| fs::Permissions::from_mode(0o666)));
     }
     let temporary = builder.tempfile_in(&folder).map_err(io(&folder))?;
     write_pieces(temporary.as_file(), skeleton, holes, produce, &|error| io(path)(error))?;
@@ -108,6 +108,23 @@ pub(crate) fn write_file(
     }
     Ok(())
 }
+
+/// The file to write: a symbolic link stays a link, and the file it points to is replaced, or made.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&target) {
+            // What is no link or is not there yet.
+            Err(_) => return Ok(target),
+            // Relative to the link's own folder; an absolute path replaces it all.
+            Ok(link) => target = target.parent().unwrap_or(Path::new("")).join(link),
+        }
+    }
+    Err(io::Error::other("too many levels of symbolic links"))
+}
+
+/// As many links in a row as Linux follows.
+const MAX_LINKS: usize = 40;
 
 /// A run of the file: some of the skeleton, each time followed by a weight.
 struct Piece {

@@ -1,5 +1,7 @@
 //! What a model holds: its layers and how their weights are stored.
 
+use std::sync::Arc;
+
 use crate::error::WeightError;
 use crate::layer_type::layer_type;
 use crate::layers;
@@ -14,7 +16,7 @@ use crate::walk;
 #[non_exhaustive]
 pub struct LayerSurvey<'a> {
     /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
-    pub network: String,
+    pub network: Arc<str>,
     /// The layer.
     pub layer: &'a NeuralNetworkLayer,
     /// The layer's type under its name in the format; `None` if it has none.
@@ -52,7 +54,7 @@ impl Model {
                 }),
             });
             found.push(LayerSurvey {
-                network: at.network.to_owned(),
+                network: Arc::clone(at.network),
                 layer,
                 layer_type: layer_type(layer),
                 weights: weights.collect(),

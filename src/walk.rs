@@ -3,6 +3,8 @@
 //! Networks hide in pipelines, which nest, and in the branches and loops of other networks. This is the only place
 //! that knows where. A layer comes before the layers inside it, a network before those of the next pipeline member.
 
+use std::sync::Arc;
+
 use crate::layers::{inner_networks, inner_networks_mut};
 use crate::proto::model::Type;
 use crate::proto::{Model, NeuralNetworkLayer, NeuralNetworkMultiArrayShapeMapping, Pipeline};
@@ -11,7 +13,7 @@ use crate::proto::{Model, NeuralNetworkLayer, NeuralNetworkMultiArrayShapeMappin
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At<'a> {
     /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
-    pub network: &'a str,
+    pub network: &'a Arc<str>,
     /// The types of the layers that the network lies in: `branch`, `loop`.
     pub inside: &'a [&'static str],
     /// Whether arrays keep their own shape in the model's network (exact mapping), as int8 activations need.
@@ -25,9 +27,14 @@ fn member_path(path: &str, index: usize) -> String {
     format!("{path}/pipeline[{index}]")
 }
 
+/// The path of a network inside a layer. A name that nobody would read is cut off, so that nested ones do not add up.
 pub(crate) fn inner_path(path: &str, layer_name: &str, field: &str) -> String {
-    format!("{path}/{layer_name}/{field}")
+    let end = layer_name.char_indices().nth(MAX_NAME_CHARS).map_or(layer_name.len(), |(end, _)| end);
+    format!("{path}/{}/{field}", &layer_name[..end])
 }
+
+/// How much of a layer's name is in the paths of the networks inside it.
+const MAX_NAME_CHARS: usize = 200;
 
 /// The layers of a model's own network, and how it maps the shapes of arrays.
 pub(crate) fn network(model: &Model) -> Option<(&Vec<NeuralNetworkLayer>, i32)> {
@@ -89,7 +96,7 @@ pub(crate) fn each_layer<'m>(model: &'m Model, visit: &mut dyn FnMut(At<'_>, &'m
 /// Visits the layers of a model's own network, and of the networks inside that.
 pub(crate) fn each_own_layer<'m>(model: &'m Model, path: &str, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
     if let Some((layers, mapping)) = network(model) {
-        let at = At { network: path, inside: &[], exact_arrays: is_exact(mapping) };
+        let at = At { network: &path.into(), inside: &[], exact_arrays: is_exact(mapping) };
         each_layer_in(layers, at, visit);
     }
 }
@@ -103,7 +110,7 @@ fn each_layer_in<'m>(
         visit(at, layer);
         for (field, inner) in inner_networks(layer) {
             let inside = inside(at, layer);
-            let network = inner_path(at.network, &layer.name, field);
+            let network = inner_path(at.network, &layer.name, field).into();
             each_layer_in(&inner.layers, At { network: &network, inside: &inside, ..at }, visit);
         }
     }

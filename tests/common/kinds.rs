@@ -255,7 +255,7 @@ pub fn kinds() -> Vec<Kind> {
             })
         }),
         kind("gru", Takes::Any, |give| {
-            Layer::Gru(GruLayerParams {
+            Layer::Gru(Box::new(GruLayerParams {
                 input_vector_size: I64,
                 output_vector_size: C64,
                 has_bias_vectors: true,
@@ -269,16 +269,16 @@ pub fn kinds() -> Vec<Kind> {
                 reset_gate_bias_vector: give("resetGateBiasVector", C, 1),
                 output_gate_bias_vector: give("outputGateBiasVector", C, 1),
                 ..Default::default()
-            })
+            }))
         }),
         kind("uniDirectionalLSTM", Takes::Any, |give| {
-            Layer::UniDirectionalLstm(UniDirectionalLstmLayerParams {
+            Layer::UniDirectionalLstm(Box::new(UniDirectionalLstmLayerParams {
                 input_vector_size: I64,
                 output_vector_size: C64,
                 params: Some(LSTM_PARAMS),
                 weight_params: Some(lstm_set("weightParams", give)),
                 ..Default::default()
-            })
+            }))
         }),
         kind("biDirectionalLSTM", Takes::Any, |give| {
             Layer::BiDirectionalLstm(BiDirectionalLstmLayerParams {
