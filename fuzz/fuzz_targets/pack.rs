@@ -1,0 +1,10 @@
+//! Codes packed and unpacked, against the definition.
+#![no_main]
+
+#[path = "../../tests/bodies/codes.rs"]
+#[allow(dead_code, reason = "another target takes the rest")]
+mod codes;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    codes::packs(data);
+});
