@@ -128,7 +128,9 @@ impl<'a> WireTable<'a> {
     /// The type of a single value in the code that prost generates.
     fn rust_type(&self, field: &FieldDescriptorProto) -> Result<String, Box<dyn Error>> {
         Ok(match field.r#type() {
-            Type::Double | Type::Int64 | Type::Uint64 | Type::Sint64 | Type::Fixed64 | Type::Sfixed64 => "u64".to_owned(),
+            Type::Double | Type::Int64 | Type::Uint64 | Type::Sint64 | Type::Fixed64 | Type::Sfixed64 => {
+                "u64".to_owned()
+            }
             Type::Float | Type::Int32 | Type::Uint32 | Type::Sint32 | Type::Fixed32 | Type::Sfixed32 | Type::Enum => {
                 "u32".to_owned()
             }
@@ -145,7 +147,8 @@ impl<'a> WireTable<'a> {
                 } else if name == WEIGHT_PARAMS.0 {
                     WEIGHT_PARAMS.1.to_owned()
                 } else {
-                    let mut path: Vec<_> = name.trim_start_matches('.').split('.').map(|part| part.to_snake_case()).collect();
+                    let mut path: Vec<_> =
+                        name.trim_start_matches('.').split('.').map(|part| part.to_snake_case()).collect();
                     path.pop();
                     format!("crate::proto::{}::{}", path.join("::"), message.name().to_upper_camel_case())
                 }

@@ -25,7 +25,9 @@ pub(crate) const NEWEST_VERSION: i32 = 10;
 /// | depth of messages in messages | 100, fixed, as for protobuf's official parsers | [`NotAModel::Damaged`] |
 ///
 /// Everything that protobuf allows to write in several ways is accepted in each of them: defaults that are written
-/// out, repeated numbers packed or not or in several runs, fields in any order or more than once.
+/// out, repeated numbers packed or not or in several runs, fields in any order or more than once. Two things are not as
+/// in protobuf's official parsers: a varint of more than 64 bits is an error, not cut off, and a single float field that
+/// is -0 is written as 0.
 ///
 /// ```
 /// use coreml_quant::{DecodeOptions, Error, Model, NotAModel};
@@ -128,8 +130,8 @@ pub(crate) fn decode(bytes: Bytes, options: &DecodeOptions) -> Result<proto::Mod
 }
 
 fn decode_known(bytes: Bytes, options: &DecodeOptions) -> Result<proto::Model, NotAModel> {
-    let wire::Findings { unknown, memory } = wire::scan(&bytes)
-        .map_err(|wire::Damage { path, offset, what }| NotAModel::Damaged { path, offset, what })?;
+    let wire::Findings { unknown, memory } =
+        wire::scan(&bytes).map_err(|wire::Damage { path, offset, what }| NotAModel::Damaged { path, offset, what })?;
     if let Some(wire::Unknown { path, message, number }) = unknown.filter(|_| !options.allow_unknown_fields) {
         return Err(NotAModel::UnknownField { path, message, number });
     }

@@ -115,7 +115,9 @@ impl Scan<'_> {
             let start = self.at;
             let (number, wire_type) = self.key(end)?;
             match message.field(number) {
-                Some(field) if field.kind.accepts(wire_type, field.repeated) => self.value(field, wire_type, start, end)?,
+                Some(field) if field.kind.accepts(wire_type, field.repeated) => {
+                    self.value(field, wire_type, start, end)?
+                }
                 _ => {
                     self.skip(number, wire_type, end)?;
                     if self.unknown.is_none() {

@@ -5,6 +5,7 @@ mod common;
 use common::{digits, fixture, fixture_models};
 use coreml_quant::proto;
 use coreml_quant::proto::model::Type;
+use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::{DecodeOptions, Error, Model, NotAModel};
 use prost::Message;
 
@@ -70,6 +71,24 @@ fn a_newer_version_is_refused_unless_allowed() {
     let mut newest = digits();
     newest.proto_mut().specification_version = 10;
     assert!(Model::from_bytes(newest.to_bytes()).is_ok());
+}
+
+/// The one thing that is not kept: the sign of a zero in a field that is no weight.
+#[test]
+fn a_negative_zero_is_a_zero() {
+    let mut model = digits();
+    let layer = proto::NeuralNetworkLayer {
+        layer: Some(Layer::Batchnorm(proto::BatchnormLayerParams { epsilon: -0.0, ..Default::default() })),
+        ..Default::default()
+    };
+    let network = proto::NeuralNetwork { layers: vec![layer], ..Default::default() };
+    model.proto_mut().r#type = Some(Type::NeuralNetwork(network));
+    let again = Model::from_bytes(model.to_bytes()).unwrap();
+    assert!(again == model, "zeros are equal");
+    // In a weight, every bit counts.
+    let weight = proto::WeightParams::from_floats(&[-0.0]);
+    let again = proto::WeightParams::decode(&weight.encode_to_vec()[..]).unwrap();
+    assert!(again.float_value.iter().all(f32::is_sign_negative));
 }
 
 #[test]

@@ -64,9 +64,9 @@ fn within(numbers: &[usize], content: Vec<u8>) -> Vec<u8> {
 
 const MODEL_NEURAL_NETWORK: usize = 500;
 const MODEL_PIPELINE: usize = 202;
-const MODEL_TREES: usize = 402;
+const MODEL_TREES: usize = 302;
 const NETWORK_LAYERS: usize = 1;
-const LAYER_BRANCH: usize = 600;
+const LAYER_BRANCH: usize = 605;
 
 /// Small values that become large ones, about `len` bytes of each.
 fn bombs(len: usize) -> Vec<(&'static str, Vec<u8>)> {
@@ -75,23 +75,23 @@ fn bombs(len: usize) -> Vec<(&'static str, Vec<u8>)> {
     let in_layer = |number: usize, content: Vec<u8>| within(&[MODEL_NEURAL_NETWORK, NETWORK_LAYERS, number], content);
     vec![
         ("layers", layers(Vec::new())),
-        ("layers with an empty gru", layers(field(420, &[]))),
-        ("layers with an empty LSTM set", layers(within(&[425, 20], Vec::new()))),
+        ("layers with an empty gru", layers(field(410, &[]))),
+        ("layers with an empty LSTM set", layers(within(&[420, 20], Vec::new()))),
         ("layers with empty weights", layers(within(&[140, 20], Vec::new()))),
         ("layers with one-value weights", layers(within(&[140, 20, 1], vec![0; 4]))),
         ("inputs of a layer", within(&[MODEL_NEURAL_NETWORK, NETWORK_LAYERS], repeat(field(2, &[])))),
         ("inputs of one byte", within(&[MODEL_NEURAL_NETWORK, NETWORK_LAYERS], repeat(field(2, b"a")))),
         ("members of a pipeline", within(&[MODEL_PIPELINE], repeat(field(1, &[])))),
-        ("weights of a custom layer", in_layer(500, repeat(field(10, &[])))),
-        ("a packed shape", in_layer(300, field(1, &vec![1; len]))),
-        ("an unpacked shape", in_layer(300, repeat(vec![8, 1]))),
-        ("floats one by one", in_layer(300, field(2, &repeat(vec![0x0d, 0, 0, 0, 0])))),
-        ("floats in runs of one", in_layer(300, field(2, &repeat(field(1, &[0; 4]))))),
+        ("weights of a custom layer", in_layer(500, repeat(field(20, &[])))),
+        ("a packed shape", in_layer(290, field(1, &vec![1; len]))),
+        ("an unpacked shape", in_layer(290, repeat(vec![8, 1]))),
+        ("floats one by one", in_layer(290, field(2, &repeat(vec![0x0d, 0, 0, 0, 0])))),
+        ("floats in runs of one", in_layer(290, field(2, &repeat(field(1, &[0; 4]))))),
         ("nodes of a tree", within(&[MODEL_TREES, 1], repeat(field(1, &[])))),
         ("leaves with one value", within(&[MODEL_TREES, 1], repeat(field(1, &field(20, &[]))))),
         ("inputs of a model", field(2, &repeat(field(1, &[])))),
         ("metadata", within(&[2, 100], repeat(field(100, &[])))),
-        ("attributes of a program", within(&[502], repeat(field(10, &[])))),
+        ("attributes of a program", within(&[502], repeat(field(4, &[])))),
         ("unknown fields", repeat(vec![0xf8, 0x7f, 0])),
         ("groups that nobody closes", repeat(vec![0xfb, 0x7f])),
     ]
@@ -128,6 +128,10 @@ fn memory_and_time() {
                 Err(Error::NotAModel(NotAModel::TooMuchMemory { .. })) => {
                     assert!(used < 10_000, "{name}: {used} bytes before it is refused");
                     refused += 1;
+                }
+                // The model has no type.
+                Err(Error::NotAModel(NotAModel::NoType { .. })) if name == "inputs of a model" || name == "metadata" => {
+                    accepted += 1;
                 }
                 Err(error) => assert!(name.contains("unknown") || name.contains("nobody"), "{name}: {error}"),
             }

@@ -14,7 +14,7 @@ use coreml_quant::proto::model::Type;
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, InnerProductLayerParams, NeuralNetwork, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{Error, Model, QuantConfig, QuantizeError, SaveOptions, quantize_to_file, quantize_weights};
-use rand::rngs::StdRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tempfile::tempdir;
 
@@ -258,7 +258,7 @@ mod unix {
         let path = folder.path().join("model.mlmodel");
         let models = both().map(|model| model.to_bytes());
         fs::write(&path, &models[0]).unwrap();
-        let mut rng = StdRng::seed_from_u64(3);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         let (mut in_the_middle, mut replaced) = (0, 0);
         for kill in 0..KILLS {
             let before = fs::read(&path).unwrap();
@@ -278,7 +278,9 @@ mod unix {
                 in_the_middle += 1;
             }
         }
-        println!("{KILLS} kills, {in_the_middle} in the middle of a save, the file replaced {replaced} times, none lost");
+        println!(
+            "{KILLS} kills, {in_the_middle} in the middle of a save, the file replaced {replaced} times, none lost"
+        );
         assert!(in_the_middle > 0 && replaced > 0, "{in_the_middle} in the middle, {replaced} replaced");
     }
 

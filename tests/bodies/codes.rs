@@ -19,8 +19,7 @@ pub fn packs(data: &[u8]) {
     let packed = Codes::pack(&codes, nbits).expect("codes that fit");
 
     // The definition, bit by bit: most significant first, zeros at the end.
-    let bits: Vec<u8> =
-        codes.iter().flat_map(|code| (0..nbits.get()).rev().map(move |bit| code >> bit & 1)).collect();
+    let bits: Vec<u8> = codes.iter().flat_map(|code| (0..nbits.get()).rev().map(move |bit| code >> bit & 1)).collect();
     let bytes: Vec<u8> = bits
         .chunks(8)
         .map(|bits| bits.iter().enumerate().fold(0, |byte, (index, bit)| byte | bit << (7 - index)))
@@ -72,7 +71,8 @@ pub fn clusters(data: &[u8]) {
         // The table is rounded to float32: each value is off by half a unit in the last place of the largest.
         let largest = values.iter().fold(0.0_f64, |largest, value| largest.max(f64::from(*value).abs()));
         let rounding = (largest * f64::from(f32::EPSILON)).max(f64::from(f32::from_bits(1)));
-        let allowed = least + 2.0 * rounding * (least * values.len() as f64).sqrt() + values.len() as f64 * rounding.powi(2);
+        let allowed =
+            least + 2.0 * rounding * (least * values.len() as f64).sqrt() + values.len() as f64 * rounding.powi(2);
         assert!(error <= allowed * (1.0 + 1e-9), "{error}, {least} is possible: {values:?}");
     }
 }

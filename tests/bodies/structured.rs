@@ -169,25 +169,23 @@ fn layer(data: &mut Bytes<'_>, depth: usize) -> NeuralNetworkLayer {
         10 => {
             let ([inputs, outputs], units) = sizes(data);
             let square = outputs.saturating_mul(outputs);
-            Layer::UniDirectionalLstm(UniDirectionalLstmLayerParams {
+            Layer::UniDirectionalLstm(Box::new(UniDirectionalLstmLayerParams {
                 input_vector_size: inputs,
                 output_vector_size: outputs,
                 params: Some(LstmParams { has_bias_vectors: has_bias, ..LstmParams::default() }),
-                weight_params: data.flag().then(|| {
-                    Box::new(LstmWeightParams {
-                        input_gate_weight_matrix: weight(data, units),
-                        forget_gate_weight_matrix: weight(data, units),
-                        block_input_weight_matrix: weight(data, units),
-                        output_gate_weight_matrix: weight(data, units),
-                        input_gate_recursion_matrix: weight(data, square),
-                        forget_gate_recursion_matrix: weight(data, square),
-                        block_input_recursion_matrix: weight(data, square),
-                        output_gate_recursion_matrix: weight(data, square),
-                        ..LstmWeightParams::default()
-                    })
+                weight_params: data.flag().then(|| LstmWeightParams {
+                    input_gate_weight_matrix: weight(data, units),
+                    forget_gate_weight_matrix: weight(data, units),
+                    block_input_weight_matrix: weight(data, units),
+                    output_gate_weight_matrix: weight(data, units),
+                    input_gate_recursion_matrix: weight(data, square),
+                    forget_gate_recursion_matrix: weight(data, square),
+                    block_input_recursion_matrix: weight(data, square),
+                    output_gate_recursion_matrix: weight(data, square),
+                    ..LstmWeightParams::default()
                 }),
                 ..UniDirectionalLstmLayerParams::default()
-            })
+            }))
         }
         11 => {
             let (shape, units) = sizes::<2>(data);
