@@ -200,10 +200,10 @@ fn json_of(report: &Report) -> Value {
 fn json_of_folds(report: &FoldReport) -> Value {
     let row = |fold: &Fold, reason: Option<FoldReason>| {
         json!({
-            "network": fold.network,
-            "layer": fold.layer,
+            "network": &*fold.network,
+            "layer": &*fold.layer,
             "type": fold.layer_type,
-            "into": fold.into,
+            "into": &*fold.into,
             "into_type": fold.into_type,
             "not_folded_because": reason.map(|reason| reason.to_string()),
         })

@@ -151,7 +151,7 @@ fn fail_with(layer: NeuralNetworkLayer, config: &QuantConfig) -> (Place, WeightE
 
     match (quantize_weights(&model, config), to_file) {
         (Err(Error::Weight { place, source }), Err(Error::Weight { place: place_to_file, source: source_to_file })) => {
-            assert_eq!(place.network, "model/pipeline[1]/cond/elseBranch");
+            assert_eq!(&*place.network, "model/pipeline[1]/cond/elseBranch");
             assert_eq!(place, place_to_file);
             assert_eq!(format!("{source:?}"), format!("{source_to_file:?}"));
             (*place, source)
@@ -173,7 +173,7 @@ fn matrix(params: Option<WeightParams>) -> NeuralNetworkLayer {
 /// The error for a matrix, which has to be at its place.
 fn fail_in_matrix(params: Option<WeightParams>, config: &QuantConfig) -> WeightError {
     let (place, error) = fail_with(matrix(params), config);
-    assert_eq!((place.layer.as_str(), place.layer_type, place.field.as_str()), ("dense", "innerProduct", "weights"));
+    assert_eq!((&*place.layer, place.layer_type, place.field.as_str()), ("dense", "innerProduct", "weights"));
     error
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use coreml_quant::{DecodeOptions, Error, Model, NotAModel, QuantConfig, quantize_weights};
+use coreml_quant::{DecodeOptions, Error, FoldReason, Model, NotAModel, QuantConfig, quantize_weights};
 
 /// Counts what is allocated, and the most there ever was.
 struct Counting;
@@ -104,6 +104,7 @@ fn hostile_files_are_bounded_in_memory_time_and_stack() {
     limits_are_options();
     nesting();
     long_names();
+    long_chains();
 }
 
 fn memory_and_time() {
@@ -234,4 +235,33 @@ fn long_names() {
         assert!(layers > 5_000);
         assert!(used < 100 << 20, "{used} bytes of memory");
     }
+}
+
+/// Many layers that want to be folded into one that is long, in its name and in its channels.
+fn long_chains() {
+    let text = |number: usize, text: String| field(number, text.as_bytes());
+    let channels = 20_000_usize;
+    let mut product = vec![8, 1, 16];
+    varint(channels, &mut product);
+    let product = [product, within(&[20, 1], vec![0; 4 * channels])].concat();
+    let name = text(1, "n".repeat(1 << 20));
+    let first = [name, text(2, "x".into()), text(3, "0".into()), field(140, &product)].concat();
+    let mut network = field(NETWORK_LAYERS, &first);
+    // A single value each, which fits along any channels.
+    for index in 0..3_000 {
+        let bias = [vec![0x0a, 1, 1], within(&[2, 1], vec![0; 4])].concat();
+        let layer = [text(2, index.to_string()), text(3, (index + 1).to_string()), field(250, &bias)].concat();
+        network.extend(field(NETWORK_LAYERS, &layer));
+    }
+    let bytes = field(MODEL_NEURAL_NETWORK, &network);
+    let start = Instant::now();
+    let (model, used) = peak(|| {
+        let model = Model::from_bytes(bytes).unwrap();
+        quantize_weights(&model, &QuantConfig::linear(8).unwrap()).unwrap()
+    });
+    let (folds, left) = (&model.report.folds.folds, &model.report.folds.not_folded);
+    assert_eq!((folds.len(), left.len()), (64, 1));
+    assert_eq!(left[0].reason, FoldReason::TooMany);
+    assert!(used < 100 << 20, "{used} bytes of memory");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }

@@ -22,6 +22,7 @@ mod target;
 mod values;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -80,7 +81,7 @@ pub(crate) fn fold_proto(model: &proto::Model) -> (proto::Model, FoldReport) {
     walk::change_networks(&mut folded, walk::ROOT, &mut |path, model| {
         let blobs = Blobs::of(model);
         if let Some((layers, _)) = walk::network_mut(model) {
-            Folder { blobs, step: 0, report: &mut report }.fold_network(path, layers);
+            Folder { blobs, step: 0, report: &mut report }.fold_network(&path.into(), layers);
         }
         // Folding needs no newer version.
         0
@@ -104,23 +105,31 @@ struct Slot {
     target: Option<Target>,
     /// The step from which on its inputs must stay.
     step: usize,
+    /// The layer's name.
+    name: Arc<str>,
+    /// How many layers were folded into it.
+    folds: usize,
 }
 
+/// How many layers are folded into one: more than any network has in a row, and few enough that a file made for it
+/// cannot waste time.
+const MAX_FOLDS: usize = 64;
+
 impl Folder<'_> {
-    fn fold_network(&mut self, path: &str, layers: &mut Vec<NeuralNetworkLayer>) {
+    fn fold_network(&mut self, path: &Arc<str>, layers: &mut Vec<NeuralNetworkLayer>) {
         let mut slots: Vec<Slot> = Vec::with_capacity(layers.len());
         // The slot of the layer that wrote a blob last, of those that take others up.
         let mut writers: HashMap<String, usize> = HashMap::new();
         for mut layer in layers.drain(..) {
-            let name = layer.name.clone();
+            let name: Arc<str> = layer.name.as_str().into();
             for (field, inner) in layers::inner_networks_mut(&mut layer) {
-                self.fold_network(&walk::inner_path(path, &name, field), &mut inner.layers);
+                self.fold_network(&walk::inner_path(path, &name, field).into(), &mut inner.layers);
             }
             self.step += 1;
             let before = layer.input.first().and_then(|input| writers.get(input)).copied();
-            let slot = match before.filter(|&before| self.try_fold(path, &mut slots[before], &layer)) {
+            let slot = match before.filter(|&before| self.try_fold(path, &mut slots[before], &layer, &name)) {
                 Some(before) => slots[before].joined_with(layer),
-                None => Slot { layer: Some(layer), target: None, step: self.step },
+                None => Slot { layer: Some(layer), target: None, step: self.step, name, folds: 0 },
             };
             if let Some(layer) = &slot.layer {
                 self.blobs.written_by(layer, self.step);
@@ -139,16 +148,16 @@ impl Folder<'_> {
 
     /// Adds a layer to the one before it, and reports on that if the two are of the right kinds. Returns whether it was
     /// added.
-    fn try_fold(&mut self, path: &str, before: &mut Slot, layer: &NeuralNetworkLayer) -> bool {
+    fn try_fold(&mut self, path: &Arc<str>, before: &mut Slot, layer: &NeuralNetworkLayer, name: &Arc<str>) -> bool {
         let Some(target) = before.layer.as_ref().filter(|target| takes(target, layer)) else { return false };
         let fold = Fold {
-            network: path.to_owned(),
-            layer: layer.name.clone(),
+            network: Arc::clone(path),
+            layer: Arc::clone(name),
             layer_type: layer_type(layer).unwrap_or_default(),
-            into: target.name.clone(),
+            into: Arc::clone(&before.name),
             into_type: layer_type(target).unwrap_or_default(),
         };
-        let result = self.check(target, before.step, layer).and_then(|()| {
+        let result = self.check(target, before, layer).and_then(|()| {
             let affine = Affine::of(layer)?;
             match &mut before.target {
                 Some(target) => target.fold(&affine),
@@ -171,8 +180,11 @@ impl Folder<'_> {
     }
 
     /// Whether the two layers can be joined in the place of the second, as far as that depends on the network around
-    /// them. `step` is when the first one read its inputs.
-    fn check(&self, first: &NeuralNetworkLayer, step: usize, second: &NeuralNetworkLayer) -> Result<(), FoldReason> {
+    /// them.
+    fn check(&self, first: &NeuralNetworkLayer, slot: &Slot, second: &NeuralNetworkLayer) -> Result<(), FoldReason> {
+        if slot.folds == MAX_FOLDS {
+            return Err(FoldReason::TooMany);
+        }
         if matches!(first.layer, Some(Layer::Convolution(_) | Layer::BatchedMatmul(_))) && first.input.len() > 1 {
             return Err(FoldReason::DynamicWeights);
         }
@@ -185,13 +197,16 @@ impl Folder<'_> {
         if usage.writes != 1 {
             return Err(FoldReason::WrittenTwice);
         }
-        if usage.is_output || self.blobs.is_named(first) || self.blobs.is_named(second) {
+        if usage.is_output {
             return Err(FoldReason::Output);
         }
         if usage.reads != 1 {
             return Err(FoldReason::ReadElsewhere);
         }
-        if self.blobs.get(input).last_write >= step || input == output {
+        if self.blobs.is_named(first) || self.blobs.is_named(second) {
+            return Err(FoldReason::Output);
+        }
+        if self.blobs.get(input).last_write >= slot.step || input == output {
             return Err(FoldReason::InputOverwritten);
         }
         if layers::is_updatable(first) || layers::is_updatable(second) {
@@ -237,7 +252,7 @@ impl Slot {
             }
             layer
         });
-        Self { layer, target: self.target.take(), step: self.step }
+        Self { layer, target: self.target.take(), step: self.step, name: Arc::clone(&self.name), folds: self.folds + 1 }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What was folded into what, and why not.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The folds of a model, and the candidates that were left alone.
 ///
@@ -24,13 +25,13 @@ pub struct FoldReport {
 #[non_exhaustive]
 pub struct Fold {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
-    pub network: String,
+    pub network: Arc<str>,
     /// The layer that is folded away.
-    pub layer: String,
+    pub layer: Arc<str>,
     /// Its type, under its name in the format.
     pub layer_type: &'static str,
     /// The layer that it is folded into.
-    pub into: String,
+    pub into: Arc<str>,
     /// Its type, under its name in the format.
     pub into_type: &'static str,
 }
@@ -75,6 +76,8 @@ pub enum FoldReason {
     Int8Bias,
     /// A weight would not be finite in float32.
     NonFinite,
+    /// As many layers as can be were folded into the first one before.
+    TooMany,
 }
 
 impl fmt::Display for FoldReason {
@@ -93,6 +96,7 @@ impl fmt::Display for FoldReason {
             Self::Shape => "it does not provably work along the output channels",
             Self::Int8Bias => "a layer with int8 activations would gain a bias",
             Self::NonFinite => "a weight would not be finite",
+            Self::TooMany => "too many were folded into the layer before",
         })
     }
 }
