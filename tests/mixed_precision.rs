@@ -126,7 +126,7 @@ fn rules_give_weights_their_own_quantizer() {
         report
             .weights
             .iter()
-            .find(|weight| weight.place.layer == layer && weight.place.field == "weights")
+            .find(|weight| &*weight.place.layer == layer && weight.place.field == "weights")
             .unwrap()
             .after
     };

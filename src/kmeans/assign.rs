@@ -1,16 +1,16 @@
 //! The code of the nearest centroid for each value, packed.
 //!
 //! **Thresholds.** Between two neighbouring centroids lies the largest float32 at or below their midpoint. A value has
-//! the upper centroid's code exactly when it is greater than that: nearest by the real numbers' distances, a tie going to the lower
-//! code. A value's code is thus the number of thresholds below it.
+//! the upper centroid's code exactly when it is greater than that: nearest by the real numbers' distances, a tie going
+//! to the lower code. A value's code is thus the number of thresholds below it.
 //!
 //! **Up to 16 centroids**, counting the comparisons with all thresholds is the fastest: it vectorizes.
 //!
 //! **More**: a table says for each small range of values which single threshold lies in it, and the code below. The
 //! range is found from the float's bits: the upper ones (sign, exponent, a few of the mantissa) select a [`Cells`]
 //! entry, which says where the ranges of that cell begin and how many there are, a power of two. A cell has as many as
-//! its thresholds need to be alone, so whatever the distribution, the part in use fits a core's first caches. Where that would take too
-//! much memory, and for short tensors, the thresholds are searched by halving.
+//! its thresholds need to be alone, so whatever the distribution, the part in use fits a core's first caches. Where
+//! that would take too much memory, and for short tensors, the thresholds are searched by halving.
 //!
 //! Tensors of more than [`BLOCK`] values are cut there; cutting changes no code and, at a multiple of 8 values, no bit.
 

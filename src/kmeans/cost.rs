@@ -1,7 +1,7 @@
 //! The cost of a cluster of neighbouring items in constant time.
 //!
-//! The sum of squared distances of items i..j to their mean is Q - S^2 / W, with their number of values W, sum S and sum
-//! of squares Q: differences of prefix sums. This cost is Monge (Wu, "Optimal quantization by matrix searching",
+//! The sum of squared distances of items i..j to their mean is Q - S^2 / W, with their number of values W, sum S and
+//! sum of squares Q: differences of prefix sums. This cost is Monge (Wu, "Optimal quantization by matrix searching",
 //! Journal of Algorithms 12, 1991): cost(a, c) + cost(b, d) <= cost(a, d) + cost(b, c) for a <= b <= c <= d, which all
 //! the searches of this module rest upon.
 //!
@@ -11,10 +11,10 @@
 //!   difference for, or of those beyond.
 //! - One item costs nothing. Computed, it would cost the rounding of its square, and one far outlier's may be more than
 //!   all else.
-//! - [`FastCost`] takes float64 sums around the mean and [`FastCost::error_bound`] says how far off a cost can be. Where that
-//!   is too much, [`PreciseCost`] takes double-double sums around zero. A sum of n squares up to x^2 is then known to
-//!   n x^2 2^-104, while two different float32 values near x make a cost of x^2 2^-50 at least: a relative error of
-//!   n 2^-54 in the worst case, far less in any other.
+//! - [`FastCost`] takes float64 sums around the mean and [`FastCost::error_bound`] says how far off a cost can be.
+//!   Where that is too much, [`PreciseCost`] takes double-double sums around zero. A sum of n squares up to x^2 is then
+//!   known to n x^2 2^-104, while two different float32 values near x make a cost of x^2 2^-50 at least: a relative
+//!   error of n 2^-54 in the worst case, far less in any other.
 
 use multiversion::multiversion;
 

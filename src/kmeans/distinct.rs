@@ -1,9 +1,9 @@
 //! Distinct values with their counts: by radix sort, or by hashing where they are few.
 //!
 //! A float32's bits, read as an integer with the sign flipped (all bits flipped for negative numbers), order as the
-//! numbers do (Herf, "Radix tricks", 2001). Three passes over digits of 11, 11 and 10 bits sort them; one thread doing so beats a
-//! parallel comparison sort on two. The digits of all passes are counted in one sweep, and a pass whose digit is the
-//! same everywhere is left out.
+//! numbers do (Herf, "Radix tricks", 2001). Three passes over digits of 11, 11 and 10 bits sort them; one thread doing
+//! so beats a parallel comparison sort on two. The digits of all passes are counted in one sweep, and a pass whose
+//! digit is the same everywhere is left out.
 
 use super::items::Items;
 
@@ -112,8 +112,37 @@ pub(super) fn radix_sort(keys: &mut Vec<u32>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{key_value, order_key, radix_sort};
+    use super::{Items, distinct, few, key_value, order_key, radix_sort};
     use proptest::prelude::*;
+
+    fn keys() -> impl Strategy<Value = u32> {
+        prop_oneof![any::<u32>(), 5_u32..9, (0_u32..50).prop_map(|key| key << 22)]
+    }
+
+    fn counted(items: &Items) -> Vec<(f64, f64)> {
+        items.means.iter().copied().zip(items.counts.iter().copied()).collect()
+    }
+
+    #[test]
+    fn few_values_are_found_as_by_sorting() {
+        let values: Vec<[u8; 4]> =
+            (0..100_000_u32).map(|i| ((i * 7919 % 5003) as f32 - 2500.0).to_le_bytes()).collect();
+        let found = few(&values).unwrap();
+        assert_eq!(counted(&found), counted(&distinct(&values)));
+        assert_eq!(found.len(), 5003);
+        let many: Vec<[u8; 4]> = (0..10_000_u32).map(|i| (i as f32).to_le_bytes()).collect();
+        assert!(few(&many).is_none());
+    }
+
+    #[test]
+    fn colliding_values_are_given_up() {
+        // Multiples of the multiplier's inverse hash to neighbouring slots: all to the first one.
+        let inverse =
+            (0..5).fold(0x9E37_79B1_u32, |x, _| x.wrapping_mul(2_u32.wrapping_sub(x.wrapping_mul(0x9E37_79B1))));
+        let colliding = (0..8000_u32).map(|i| i.wrapping_mul(inverse)).filter(|&bits| f32::from_bits(bits).is_finite());
+        let values = colliding.map(u32::to_le_bytes).collect::<Vec<_>>().repeat(25);
+        assert!(few(&values).is_none());
+    }
 
     proptest! {
         #[test]
@@ -125,7 +154,7 @@ mod tests {
         }
 
         #[test]
-        fn sorts(keys in prop::collection::vec(prop_oneof![any::<u32>(), 5_u32..9, (0_u32..50).prop_map(|k| k << 22)], 0..500)) {
+        fn sorts(keys in prop::collection::vec(keys(), 0..500)) {
             let mut sorted = keys.clone();
             sorted.sort_unstable();
             let mut keys = keys;

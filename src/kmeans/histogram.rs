@@ -1,18 +1,18 @@
 //! A histogram of a large tensor: counts and exact sums of values in a few ten thousand buckets.
 //!
 //! **Cells.** The upper bits of a float (sign, exponent and five of the mantissa) select one of [`CELLS`] cells, each
-//! 1/32 of a binade. A cell is divided evenly into a power of two of buckets, down to single floats: as fine as needed where needed.
-//! Finding a bucket takes a look-up, a shift and an addition.
+//! 1/32 of a binade. A cell is divided evenly into a power of two of buckets, down to single floats: as fine as needed
+//! where needed. Finding a bucket takes a look-up, a shift and an addition.
 //!
 //! **Sums.** In a cell all floats have the same sign and exponent, so a float's lower bits are its distance from the
-//! cell's start in units of its last place. One 64-bit addition counts a value and adds up those distances. They are whole
-//! numbers: the sums are exact, and neither cutting the tensor nor the order of adding changes them.
+//! cell's start in units of its last place. One 64-bit addition counts a value and adds up those distances. They are
+//! whole numbers: the sums are exact, and neither cutting the tensor nor the order of adding changes them.
 //!
 //! **How fine.** The best k centroids of a density f lie with a density proportional to f^(1/3) (Panter and Dite,
-//! "Quantization distortion in pulse-count modulation with nonuniform spacing of levels", Proc. IRE 39, 1951). So a cell
-//! of p values and width w gets its share of the k clusters by (p w^2)^(1/3), and [`PER_CLUSTER`] buckets for each. No cell can
-//! have more clusters than values, which keeps one far outlier from taking all. The p come from a sample, or from a histogram
-//! whose buckets turned out too coarse.
+//! "Quantization distortion in pulse-count modulation with nonuniform spacing of levels", Proc. IRE 39, 1951). So a
+//! cell of p values and width w gets its share of the k clusters by (p w^2)^(1/3), and [`PER_CLUSTER`] buckets for
+//! each. No cell can have more clusters than values, which keeps one far outlier from taking all. The p come from a
+//! sample, or from a histogram whose buckets turned out too coarse.
 
 use rayon::prelude::*;
 
@@ -86,16 +86,15 @@ pub(super) fn sample(values: &[[u8; 4]]) -> Vec<u32> {
 impl Division {
     /// A division for `clusters` clusters of values of which these are the bits of a sample.
     pub(super) fn from_sample(sample: &[u32], clusters: usize) -> Self {
-        let mut counts = vec![0.0; CELLS];
+        let mut counts = vec![0.0_f64; CELLS];
         for &bits in sample {
             counts[(bits >> LOW_BITS) as usize] += 1.0;
         }
         // What lies next to the sampled cells is likely to have values, too.
         let sampled: Vec<usize> = (0..CELLS).filter(|&cell| counts[cell] > 0.0).collect();
         for cell in sampled {
-            for next in cell.saturating_sub(2)..(cell + 3).min(CELLS) {
-                counts[next] = f64::max(counts[next], 0.25);
-            }
+            let around = cell.saturating_sub(2)..(cell + 3).min(CELLS);
+            counts[around].iter_mut().for_each(|count| *count = f64::max(*count, 0.25));
         }
         // A sampled value stands for many, and so for some clusters.
         Self::new(&counts, clusters, 16.0)

@@ -1,11 +1,11 @@
 //! The best partition of the items into exactly k clusters, by a search over the price of a cluster.
 //!
-//! **Price.** Charge lambda for each cluster and drop the limit on their number: minimize cost + lambda x clusters. That is a
-//! shortest path over the gaps between items. As the cost is Monge, the best start of a path's last cluster never moves
-//! back as its end moves on, so a queue of candidate starts, each with the first end for which it is the best, finds
-//! the path in O(n log n) at worst, near O(n) in practice, whatever the number of clusters comes out (Hirschberg and
-//! Larmore, "The least weight subsequence problem", SIAM J. Comput. 16, 1987; Galil and Park, "Dynamic programming with
-//! convexity, concavity and sparsity", 1992).
+//! **Price.** Charge lambda for each cluster and drop the limit on their number: minimize cost + lambda x clusters.
+//! That is a shortest path over the gaps between items. As the cost is Monge, the best start of a path's last cluster
+//! never moves back as its end moves on, so a queue of candidate starts, each with the first end for which it is the
+//! best, finds the path in O(n log n) at worst, near O(n) in practice, whatever the number of clusters comes out
+//! (Hirschberg and Larmore, "The least weight subsequence problem", SIAM J. Comput. 16, 1987; Galil and Park, "Dynamic
+//! programming with convexity, concavity and sparsity", 1992).
 //!
 //! **Search.** The least cost of k clusters is convex in k, a consequence of Monge costs. So the number of clusters
 //! falls as the price rises, and when it is k, the partition is a global optimum for k. A few prices are enough: cost
@@ -13,11 +13,11 @@
 //!
 //! **Ties.** Some k may come out for no price at all: on a lattice, cost is a straight line over a range of k. A price
 //! equal to the slope between the two nearest partitions, with k1 < k < k2 clusters, tells: either the path for that
-//! price lies below their line and is a nearer partition, or both are optimal at that price. Then they are spliced into a
-//! path with k clusters that is optimal too: somewhere a cluster of the second, at the right rank, lies inside one of
+//! price lies below their line and is a nearer partition, or both are optimal at that price. Then they are spliced into
+//! a path with k clusters that is optimal too: somewhere a cluster of the second, at the right rank, lies inside one of
 //! the first, and by the Monge property leading along one path and following the other costs no more (Aggarwal,
-//! Schieber and Tokuyama, "Finding a minimum-weight k-link path in graphs with the concave Monge property", Discrete
-//! & Computational Geometry 12, 1994).
+//! Schieber and Tokuyama, "Finding a minimum-weight k-link path in graphs with the concave Monge property", Discrete &
+//! Computational Geometry 12, 1994).
 
 use super::cost::ClusterCost;
 use super::double::cube_root;
@@ -71,13 +71,8 @@ impl Found {
 
 /// The partition of least cost into `k` clusters, `1 <= k <= number of items`.
 ///
-/// `lambda` is a guess of the price, if there is one; it changes only the time taken.
-pub(super) fn best_partition(
-    costs: &impl ClusterCost,
-    k: usize,
-    lambda: Option<f64>,
-    scratch: &mut Scratch,
-) -> Partition {
+/// `lambda` is a guess of the price; whatever it is, the error of the result is the same.
+pub(super) fn best_partition(costs: &impl ClusterCost, k: usize, lambda: f64, scratch: &mut Scratch) -> Partition {
     let len = costs.len();
     let all = len as u32;
     if k <= 1 || k >= len {
@@ -88,8 +83,7 @@ pub(super) fn best_partition(
     let mut few = Found { ends: vec![all], cost: costs.cost(0, len), lambda: f64::INFINITY };
     let mut many = Found { ends: (1..=all).collect(), cost: 0.0, lambda: 0.0 };
     let wanted = k as f64;
-    // Evenly spread values: cost / k^2 for k clusters.
-    let mut next = lambda.unwrap_or(2.0 * few.cost / (wanted * wanted * wanted));
+    let mut next = lambda;
     for tried in 0..MAX_PRICES {
         let slope = (few.cost - many.cost) / (many.count() - few.count());
         if !(next > many.lambda && next < few.lambda) {

@@ -15,12 +15,12 @@
 //! | [`assign`], [`scale`] | codes of the nearest centroids |
 //! | [`double`] | double-double numbers |
 //!
-//! **How near.** Up to 65,536 values, or few that differ, the result is the optimum: the least error that any k centroids
-//! have, but for the rounding of centroids to float32. Above, a border between two clusters is known to a bucket. Were
-//! all clusters g and all buckets h wide, misplaced borders would add about (h / g)^2 / 4 to an error of 1. The spread
-//! within buckets, (h / g)^2 on this scale, is measured; [`TOLERATED_INNER`] says how large it may be, four times the
-//! promised 1.001 at least. If it is larger, buckets are divided where that is needed, and if that does not help, the
-//! values are sorted.
+//! **How near.** Up to 65,536 values, or few that differ, the result is the optimum: the least error that any k
+//! centroids have, but for the rounding of centroids to float32. Above, a border between two clusters is known to a
+//! bucket. Were all clusters g and all buckets h wide, misplaced borders would add about (h / g)^2 / 4 to an error of 1.
+//! The spread within buckets is (h / g)^2 on this scale, and it is measured: [`TOLERATED_INNER`] keeps it so small that
+//! the error stays below 1.001 with a margin of two. If it is larger, buckets are divided where that is needed, and if
+//! that does not help, the values are sorted.
 //!
 //! No randomness anywhere, and parallel sums are of integers: the same values give the same bytes on any number of
 //! threads.
@@ -228,11 +228,11 @@ fn partition(
     }
     // Bins give a good guess in a fraction of the time that a price takes.
     let lambda = if 4 * k < bins.ends.len() && 2 * bins.ends.len() < costs.len() {
-        best_partition(&costs.of_bins(&bins.ends), k, Some(lambda), scratch).lambda
+        best_partition(&costs.of_bins(&bins.ends), k, lambda, scratch).lambda
     } else {
         lambda
     };
-    best_partition(costs, k, Some(lambda), scratch)
+    best_partition(costs, k, lambda, scratch)
 }
 
 impl Solution {

@@ -3,8 +3,9 @@
 //! 1. Neighbouring items are joined into bins, several for each expected cluster. Clusters of a density f lie with a
 //!    density proportional to f^(1/3), so bins get equal parts of the sum of (count x spacing^2)^(1/3) over the items.
 //! 2. The best partition of the bins is found (see [`super::lambda`]). It is off by parts of a bin at every border.
-//! 3. All borders move at once, each within a window of items around its place, to the best position that they have together: a
-//!    dynamic programme over windows instead of all items. This is repeated until no border lies at its window's edge.
+//! 3. All borders move at once, each within a window of items around its place, to the best position that they have
+//!    together: a dynamic programme over windows instead of all items. This is repeated until no border lies at its
+//!    window's edge.
 //!
 //! The result is optimal among all partitions whose borders lie within the windows.
 
@@ -78,8 +79,8 @@ impl Bins {
         Self { ends, spread }
     }
 
-    /// About the price at which `k` clusters come out: the derivative of spread^3 / 12 k^2, the least error for a smooth
-    /// density (Panter and Dite).
+    /// About the price at which `k` clusters come out: the derivative of spread^3 / 12 k^2, the least error for a
+    /// smooth density (Panter and Dite).
     pub(super) fn expected_lambda(&self, k: usize) -> f64 {
         let width = self.spread / k as f64;
         width * width * width / 6.0
@@ -95,7 +96,7 @@ pub(super) fn near_best(
     scratch: &mut Scratch,
 ) -> Partition {
     let bins = &bins.ends;
-    let mut partition = best_partition(&costs.of_bins(bins), k, Some(lambda), scratch);
+    let mut partition = best_partition(&costs.of_bins(bins), k, lambda, scratch);
     // In items; windows reach over a bin to both sides.
     let mut radius = vec![0; k];
     for (end, radius) in partition.ends.iter_mut().zip(&mut radius) {
@@ -113,7 +114,8 @@ pub(super) fn near_best(
     partition
 }
 
-/// Moves all borders but the last to their best place within `radius`. Whether one came to lie at an edge of its window.
+/// Moves all borders but the last to their best place within `radius`. Whether one came to lie at an edge of its
+/// window.
 fn improve(costs: &impl ClusterCost, ends: &mut [u32], radius: &[u32]) -> bool {
     let len = costs.len();
     let k = ends.len();
@@ -131,7 +133,8 @@ fn improve(costs: &impl ClusterCost, ends: &mut [u32], radius: &[u32]) -> bool {
     if let Some(last) = windows.last_mut() {
         last.0 = len;
     }
-    // Least costs for the places of the border before, and for each place of a border the best one of the border before.
+    // Least costs for the places of the border before, and for each place of a border the best one of the border
+    // before.
     let mut before = vec![0.0];
     let mut first_before = 0;
     let mut best = Vec::new();

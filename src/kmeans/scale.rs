@@ -1,18 +1,18 @@
 //! The table that finds a value's code: at most one threshold in each small range of values.
 //!
-//! A [`Scale`] numbers the ranges. For a value at the distance d from the scale's centre, the bits of the float d + c grow
-//! evenly up to about c and logarithmically beyond; leaving out the lower bits leaves the range's number. With a large c
-//! that is a uniform scale, with a small one it reaches far out with the same relative width everywhere. All that
-//! exactness needs of it is that a greater value never has a lower number: subtracting, adding and cutting off all keep
-//! the order, rounding included. Then the thresholds of lower ranges are below a value, those of higher ranges above it,
-//! and one comparison with the threshold of its own range gives the code.
+//! A [`Scale`] numbers the ranges. For a value at the distance d from the scale's centre, the bits of the float d + c
+//! grow evenly up to about c and logarithmically beyond; leaving out the lower bits leaves the range's number. With a
+//! large c that is a uniform scale, with a small one it reaches far out with the same relative width everywhere. All
+//! that exactness needs of it is that a greater value never has a lower number: subtracting, adding and cutting off all
+//! keep the order, rounding included. Then the thresholds of lower ranges are below a value, those of higher ranges
+//! above it, and one comparison with the threshold of its own range gives the code.
 
 use multiversion::multiversion;
 
 /// Most ranges to each side: a table of half a megabyte.
 const MAX_SIDE: u32 = 1 << 15;
 /// Fewer ranges to each side are not worth looking for.
-const SMALL_SIDE: u32 = 1 << 9;
+const SMALL_SIDE: u32 = 1 << 10;
 /// Powers of two tried for c.
 const LINEAR_PARTS: i32 = 24;
 /// Values looked up at a time. Multiple of 8.
@@ -53,8 +53,9 @@ impl Scale {
         let centres = [thresholds[thresholds.len() / 2], first];
         for centre in centres {
             let reach = (last - centre).max(centre - first);
-            for power in 0..LINEAR_PARTS {
-                let linear = reach * 0.5_f32.powi(power);
+            let mut linear = 2.0 * reach;
+            for _ in 0..LINEAR_PARTS {
+                linear /= 2.0;
                 if !(linear.is_normal() && (reach + linear).is_finite()) {
                     continue;
                 }
@@ -74,9 +75,9 @@ impl Scale {
                 if best.is_none_or(|best| scale.side < best.side) {
                     best = Some(scale);
                 }
-            }
-            if best.is_some_and(|best| best.side <= SMALL_SIDE) {
-                break;
+                if scale.side <= SMALL_SIDE {
+                    return best;
+                }
             }
         }
         best.filter(|best| best.side <= MAX_SIDE)
@@ -144,14 +145,14 @@ fn look_up<const N: usize>(scale: Scale, entries: &[u64; N], values: &[[u8; 4]],
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
 fn number(scale: Scale, values: &[[u8; 4]; GROUP], ranges: &mut [u32; GROUP]) {
     for (range, &value) in ranges.iter_mut().zip(values) {
         *range = scale.range(f32::from_le_bytes(value));
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
 fn compare(values: &[[u8; 4]; GROUP], found: &[u64; GROUP], codes: &mut [u8; GROUP]) {
     for ((code, &value), &entry) in codes.iter_mut().zip(values).zip(found) {
         let above = f32::from_le_bytes(value) > f32::from_bits(entry as u32);

@@ -185,8 +185,8 @@ impl Planner {
         let chosen = candidates.iter().zip(picks.iter().flatten()).map(|(candidates, &pick)| candidates[pick]);
         let weights =
             sites.iter().zip(chosen).map(|(site, Candidate { method, form, relative_error })| PlannedWeight {
-                network: site.place.network.clone(),
-                layer: site.place.layer.clone(),
+                network: site.place.network.to_string(),
+                layer: site.place.layer.to_string(),
                 field: site.place.field.clone(),
                 values: site.shape.units as u64,
                 method,
