@@ -131,7 +131,7 @@ impl Scan<'_> {
 
     /// A value of a known field: enters messages, steps over everything else.
     fn value(&mut self, field: &Field, wire_type: u8, key: usize, end: usize) -> Result<(), &'static str> {
-        if wire_type != wire::LEN {
+        if wire_type != wire_type::LEN {
             self.add(field, 1);
             return self.step(wire_type, end);
         }
@@ -161,16 +161,18 @@ impl Scan<'_> {
 
     /// Steps over a field of any content.
     fn skip(&mut self, number: u32, wire_type: u8, end: usize) -> Result<(), &'static str> {
-        if wire_type != wire::START_GROUP {
+        if wire_type != wire_type::START_GROUP {
             return self.step(wire_type, end);
         }
         let mut groups = vec![number];
         while let Some(&group) = groups.last() {
             match self.key(end)? {
-                (number, wire::END_GROUP) if number == group => _ = groups.pop(),
-                (_, wire::END_GROUP) => return Err(END_GROUP),
-                (number, wire::START_GROUP) if self.levels.len() + groups.len() <= MAX_DEPTH => groups.push(number),
-                (_, wire::START_GROUP) => return Err("groups are nested too deep"),
+                (number, wire_type::END_GROUP) if number == group => _ = groups.pop(),
+                (_, wire_type::END_GROUP) => return Err(END_GROUP),
+                (number, wire_type::START_GROUP) if self.levels.len() + groups.len() <= MAX_DEPTH => {
+                    groups.push(number)
+                }
+                (_, wire_type::START_GROUP) => return Err("groups are nested too deep"),
                 (_, wire_type) => self.step(wire_type, end)?,
             }
         }
@@ -180,11 +182,11 @@ impl Scan<'_> {
     /// Steps over a value that is no group.
     fn step(&mut self, wire_type: u8, end: usize) -> Result<(), &'static str> {
         let len = match wire_type {
-            wire::VARINT => return self.varint(end, 10).map(drop),
-            wire::FIXED64 => 8,
-            wire::LEN => self.len(end)?,
-            wire::FIXED32 => 4,
-            wire::END_GROUP => return Err(END_GROUP),
+            wire_type::VARINT => return self.varint(end, 10).map(drop),
+            wire_type::FIXED64 => 8,
+            wire_type::LEN => self.len(end)?,
+            wire_type::FIXED32 => 4,
+            wire_type::END_GROUP => return Err(END_GROUP),
             _ => return Err("a wire type that does not exist"),
         };
         if len > end - self.at {
@@ -260,7 +262,7 @@ impl Scan<'_> {
 }
 
 /// The ways in which a value lies in the file, the low three bits of its key.
-mod wire {
+mod wire_type {
     pub(super) const VARINT: u8 = 0;
     pub(super) const FIXED64: u8 = 1;
     pub(super) const LEN: u8 = 2;
@@ -281,12 +283,12 @@ impl Kind {
     /// repeated numbers may be packed or not.
     fn accepts(self, wire_type: u8, repeated: bool) -> bool {
         let single = match self {
-            Self::Varint => wire::VARINT,
-            Self::Fixed32 => wire::FIXED32,
-            Self::Fixed64 => wire::FIXED64,
-            Self::Bytes | Self::Message(_) => wire::LEN,
+            Self::Varint => wire_type::VARINT,
+            Self::Fixed32 => wire_type::FIXED32,
+            Self::Fixed64 => wire_type::FIXED64,
+            Self::Bytes | Self::Message(_) => wire_type::LEN,
         };
-        wire_type == single || (repeated && wire_type == wire::LEN)
+        wire_type == single || (repeated && wire_type == wire_type::LEN)
     }
 }
 

@@ -12,15 +12,14 @@ use super::values::{Rows, float_values, to_f64, widened};
 
 /// Whether a layer of the second kind can be folded into one of the first, everything else being right.
 pub(super) fn takes(layer: &NeuralNetworkLayer, next: &NeuralNetworkLayer) -> bool {
-    match (&layer.layer, &next.layer) {
+    matches!(
+        (&layer.layer, &next.layer),
         (
             Some(Layer::Convolution(_) | Layer::Convolution3d(_) | Layer::InnerProduct(_) | Layer::BatchedMatmul(_)),
             Some(Layer::Batchnorm(_) | Layer::Scale(_) | Layer::Bias(_)),
-        )
-        | (Some(Layer::Batchnorm(_)), Some(Layer::Scale(_) | Layer::Bias(_)))
-        | (Some(Layer::Scale(_)), Some(Layer::Bias(_))) => true,
-        _ => false,
-    }
+        ) | (Some(Layer::Batchnorm(_)), Some(Layer::Scale(_) | Layer::Bias(_)))
+            | (Some(Layer::Scale(_)), Some(Layer::Bias(_)))
+    )
 }
 
 /// Whether anything can be folded into a layer of this kind.

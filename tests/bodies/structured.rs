@@ -233,8 +233,7 @@ fn weight(data: &mut Bytes<'_>, units: u64) -> Option<WeightParams> {
         };
         Some(QuantizationParams { number_of_bits: nbits, quantization_type: Some(kind) })
     };
-    let mut params = WeightParams::default();
-    params.is_updatable = data.byte() > 250;
+    let mut params = WeightParams { is_updatable: data.byte() > 250, ..WeightParams::default() };
     match form % 8 {
         0 => return None,
         1..=4 => params.float_value = (0..units).map(|_| float(data)).collect(),
