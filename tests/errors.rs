@@ -94,9 +94,9 @@ fn bytes_that_are_no_model() {
     assert_matches!(open(b"<!DOCTYPE html>\r\n<html>"), NotAModel::Text { start } if start == "<!DOCTYPE html>");
     let whole = digits().to_bytes();
     for len in [whole.len() - 1, whole.len() / 2, 100] {
-        assert_matches!(open(&whole[..len]), NotAModel::Malformed(_));
+        assert_matches!(open(&whole[..len]), NotAModel::Damaged { .. });
     }
-    assert_matches!(open(&[0xff; 40]), NotAModel::Malformed(_));
+    assert_matches!(open(&[0xff; 40]), NotAModel::Damaged { .. });
     // Only the version.
     assert_matches!(open(&[0x08, 99]), NotAModel::NoType { version: 99 });
 }

@@ -262,7 +262,8 @@ fn long_chains() {
         quantize_weights(&model, &QuantConfig::linear(8).unwrap()).unwrap()
     });
     let (folds, left) = (&model.report.folds.folds, &model.report.folds.not_folded);
-    assert_eq!((folds.len(), left.len()), (64, 1));
+    // As many as may compute 2^24 numbers over these channels.
+    assert_eq!((folds.len(), left.len()), ((1_usize << 24).div_ceil(channels), 1));
     assert_eq!(left[0].reason, FoldReason::TooMany);
     assert!(used < 100 << 20, "{used} bytes of memory");
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());

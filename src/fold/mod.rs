@@ -111,9 +111,9 @@ struct Slot {
     folds: usize,
 }
 
-/// How many layers are folded into one: more than any network has in a row, and few enough that a file made for it
-/// cannot waste time.
-const MAX_FOLDS: usize = 64;
+/// Numbers that folding into one layer computes at most: a chain of thousands of layers over thousands of channels. A
+/// file that asks for more was made to waste time.
+const MAX_WORK: usize = 1 << 24;
 
 impl Folder<'_> {
     fn fold_network(&mut self, path: &Arc<str>, layers: &mut Vec<NeuralNetworkLayer>) {
@@ -182,7 +182,8 @@ impl Folder<'_> {
     /// Whether the two layers can be joined in the place of the second, as far as that depends on the network around
     /// them.
     fn check(&self, first: &NeuralNetworkLayer, slot: &Slot, second: &NeuralNetworkLayer) -> Result<(), FoldReason> {
-        if slot.folds == MAX_FOLDS {
+        let channels = slot.target.as_ref().map_or(1, Target::channels);
+        if slot.folds.saturating_mul(channels) >= MAX_WORK {
             return Err(FoldReason::TooMany);
         }
         if matches!(first.layer, Some(Layer::Convolution(_) | Layer::BatchedMatmul(_))) && first.input.len() > 1 {

@@ -69,6 +69,11 @@ enum Factor {
 }
 
 impl Target {
+    /// How many output channels there are.
+    pub(super) fn channels(&self) -> usize {
+        self.result.shift.len()
+    }
+
     /// A layer as it is. `rank` is that of its output, if known.
     ///
     /// # Errors

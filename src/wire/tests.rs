@@ -24,7 +24,7 @@ fn split(bytes: &[u8]) -> Vec<Raw> {
         let (number, wire_type) = scan.key(bytes.len()).unwrap();
         let mut start = scan.at;
         scan.step(wire_type, bytes.len()).unwrap();
-        if wire_type == wire::LEN {
+        if wire_type == wire_type::LEN {
             let mut header = Scan { bytes, at: start, levels: Vec::new(), unknown: None, memory: 0 };
             header.len(bytes.len()).unwrap();
             start = header.at;
@@ -53,7 +53,7 @@ impl Raw {
     fn write(&self, longer: usize, out: &mut Vec<u8>) {
         let key = u64::from(self.number) << 3 | u64::from(self.wire_type);
         out.extend(varint(key, if longer > 0 { 5 } else { 0 }));
-        if self.wire_type == wire::LEN {
+        if self.wire_type == wire_type::LEN {
             out.extend(varint(self.content.len() as u64, longer));
         }
         out.extend(&self.content);
@@ -107,13 +107,17 @@ fn with_field_anywhere(
 
 #[test]
 fn unknown_fields_are_found_anywhere() {
-    let group = [Raw::new(1, wire::VARINT, [1]), Raw::new(7, wire::LEN, [1, 2]), Raw::new(4242, wire::END_GROUP, [])];
+    let group = [
+        Raw::new(1, wire_type::VARINT, [1]),
+        Raw::new(7, wire_type::LEN, [1, 2]),
+        Raw::new(4242, wire_type::END_GROUP, []),
+    ];
     let unknown = [
-        Raw::new(4242, wire::VARINT, [0]),
-        Raw::new(4242, wire::LEN, []),
-        Raw::new(4242, wire::FIXED32, [0; 4]),
-        Raw::new(4242, wire::FIXED64, [0; 8]),
-        Raw::new(4242, wire::START_GROUP, join(&group)),
+        Raw::new(4242, wire_type::VARINT, [0]),
+        Raw::new(4242, wire_type::LEN, []),
+        Raw::new(4242, wire_type::FIXED32, [0; 4]),
+        Raw::new(4242, wire_type::FIXED64, [0; 8]),
+        Raw::new(4242, wire_type::START_GROUP, join(&group)),
     ];
     let mut cases = 0;
     for (index, model) in models().into_iter().enumerate() {
@@ -152,7 +156,7 @@ fn rewrite(bytes: &[u8], message: &MessageType, rng: &mut Xoshiro256PlusPlus) ->
                     raw.content = join(&second);
                 }
             }
-            Kind::Varint | Kind::Fixed32 | Kind::Fixed64 if field.repeated && raw.wire_type == wire::LEN => {
+            Kind::Varint | Kind::Fixed32 | Kind::Fixed64 if field.repeated && raw.wire_type == wire_type::LEN => {
                 fields.append(&mut unpack(&raw, field.kind, rng));
                 continue;
             }
@@ -183,9 +187,9 @@ const MAX_RANK: usize = 64;
 fn unpack(raw: &Raw, kind: Kind, rng: &mut Xoshiro256PlusPlus) -> Vec<Raw> {
     let mut scan = Scan { bytes: &raw.content, at: 0, levels: Vec::new(), unknown: None, memory: 0 };
     let single = match kind {
-        Kind::Varint => wire::VARINT,
-        Kind::Fixed32 => wire::FIXED32,
-        _ => wire::FIXED64,
+        Kind::Varint => wire_type::VARINT,
+        Kind::Fixed32 => wire_type::FIXED32,
+        _ => wire_type::FIXED64,
     };
     let mut fields: Vec<Raw> = Vec::new();
     while scan.at < raw.content.len() {
@@ -193,8 +197,8 @@ fn unpack(raw: &Raw, kind: Kind, rng: &mut Xoshiro256PlusPlus) -> Vec<Raw> {
         scan.step(single, raw.content.len()).unwrap();
         let value = &raw.content[start..scan.at];
         match fields.last_mut() {
-            Some(run) if run.wire_type == wire::LEN && rng.random_bool(0.8) => run.content.extend(value),
-            _ => fields.push(Raw::new(raw.number, if rng.random() { single } else { wire::LEN }, value)),
+            Some(run) if run.wire_type == wire_type::LEN && rng.random_bool(0.8) => run.content.extend(value),
+            _ => fields.push(Raw::new(raw.number, if rng.random() { single } else { wire_type::LEN }, value)),
         }
     }
     fields
@@ -245,8 +249,8 @@ fn agrees_with_prost_on_damaged_files() {
 
 #[test]
 fn names_where_the_damage_is() {
-    let layers = [Raw::new(1, wire::LEN, [0x0a, 1, b'a']), Raw::new(1, wire::LEN, [0x0a, 9, b'b'])];
-    let bytes = join(&[Raw::new(500, wire::LEN, join(&layers))]);
+    let layers = [Raw::new(1, wire_type::LEN, [0x0a, 1, b'a']), Raw::new(1, wire_type::LEN, [0x0a, 9, b'b'])];
+    let bytes = join(&[Raw::new(500, wire_type::LEN, join(&layers))]);
     let path = "neuralNetwork.layers[1]".to_owned();
     assert_eq!(scan(&bytes).unwrap_err(), Damage { path, offset: bytes.len() - 1, what: TRUNCATED });
 }
@@ -258,7 +262,7 @@ fn depth_is_limited_as_in_prost() {
         let mut bytes = Vec::new();
         for level in 0..levels {
             let number = if level % 2 == 0 { 1 } else { 202 };
-            bytes = join(&[Raw::new(number, wire::LEN, bytes)]);
+            bytes = join(&[Raw::new(number, wire_type::LEN, bytes)]);
         }
         bytes
     };
