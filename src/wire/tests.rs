@@ -236,10 +236,9 @@ fn agrees_with_prost_on_damaged_files() {
                 }
             }
             let decoded = crate::proto::Model::decode(&damaged[..]);
-            match scan(&damaged) {
-                Err(damage) => assert!(decoded.is_err(), "{damage:?}"),
-                // Values are not looked at, and neither is UTF-8.
-                Ok(_) => {}
+            // Values are not looked at, and neither is UTF-8: decoding may refuse what this accepts.
+            if let Err(damage) = scan(&damaged) {
+                assert!(decoded.is_err(), "{damage:?}");
             }
             if decoded.is_ok() { accepted += 1 } else { refused += 1 }
         }
