@@ -12,7 +12,7 @@ use coreml_quant::proto::{
     NetworkUpdateParameters, NeuralNetworkClassifier, NeuralNetworkLayer, Pipeline, Tensor as StatedShape,
     WeightParams, loss_layer,
 };
-use coreml_quant::{Error, FoldReason, Model, Outcome, QuantConfig, Reason, fold, quantize_weights};
+use coreml_quant::{Error, FoldReason, Model, Outcome, QuantConfig, Reason, check, fold, quantize_weights};
 use evaluate::{Tensor, assert_same};
 use networks::*;
 
@@ -29,6 +29,7 @@ fn folded(model: &Model, shape: &[usize]) -> (Model, usize) {
     }
     let (before, after) = (model.layers().len(), result.model.layers().len());
     assert_eq!(after, before - result.report.folds.len(), "each fold takes a layer away");
+    assert!(check(&result.model).len() <= check(model).len(), "folding breaks no rule of Core ML");
     (result.model, result.report.folds.len())
 }
 

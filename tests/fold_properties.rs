@@ -7,9 +7,9 @@ mod networks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coreml_quant::fold;
 use coreml_quant::proto::NeuralNetworkLayer;
 use coreml_quant::proto::neural_network_layer::Layer;
+use coreml_quant::{check, fold};
 use evaluate::{Tensor, assert_same};
 use networks::*;
 use proptest::prelude::*;
@@ -310,5 +310,6 @@ proptest! {
             assert_same(&original, &result.model, &inputs);
         }
         prop_assert_eq!(result.report.folds.len(), expected, "{:#}", result.report);
+        prop_assert!(check(&result.model).len() <= check(&original).len());
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::{differences, fixture, models_in};
-use coreml_quant::{Mode, Model, QuantConfig, quantize_weights};
+use coreml_quant::{Mode, Model, QuantConfig, check, quantize_weights};
 
 #[test]
 fn equals_coremltools() {
@@ -26,6 +26,7 @@ fn equals_coremltools() {
             Ok(quantized) => failures.extend(
                 differences(&quantized.model, &golden)
                     .into_iter()
+                    .chain(check(&quantized.model).iter().map(ToString::to_string))
                     .map(|found| format!("{model} {mode} {nbits}: {found}")),
             ),
             Err(error) => failures.push(format!("{model} {mode} {nbits}: {error}")),

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::{digits, fixture, fixture_models, real_models};
-use coreml_quant::{Mode, Model, QuantConfig, SaveOptions, quantize_to_file, quantize_weights};
+use coreml_quant::{Mode, Model, QuantConfig, SaveOptions, check, quantize_to_file, quantize_weights};
 
 /// Decoding and encoding gives the same bytes, except for the order of map entries, which protobuf leaves open and we
 /// sort: then the lengths are equal and our own output is stable.
@@ -50,6 +50,8 @@ fn quantizing_into_a_file_equals_quantizing_and_saving() {
             let Ok(config) = QuantConfig::from_mode(mode, nbits) else { continue };
             for config in [config.clone(), config.with_growth(true).with_requantize(true)] {
                 let in_memory = quantize_weights(&model, &config).unwrap();
+                let findings = check(&in_memory.model);
+                assert!(findings.is_empty(), "{} {mode}: {findings:?}", source.display());
                 let report = quantize_to_file(&model, &config, &path, &SaveOptions::default()).unwrap();
                 assert_eq!(report, in_memory.report, "{} {mode}", source.display());
                 assert!(fs::read(&path).unwrap() == in_memory.model.to_bytes(), "{} {mode}", source.display());
