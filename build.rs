@@ -10,8 +10,10 @@ use protox::prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use protox::prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 /// Layers of thousands of bytes that would make every layer as large.
-const BOXED: [&str; 2] = [
+const BOXED: [&str; 4] = [
+    ".CoreML.Specification.NeuralNetworkLayer.layer.batchnorm",
     ".CoreML.Specification.NeuralNetworkLayer.layer.gru",
+    ".CoreML.Specification.NeuralNetworkLayer.layer.simpleRecurrent",
     ".CoreML.Specification.NeuralNetworkLayer.layer.uniDirectionalLSTM",
 ];
 

@@ -247,7 +247,9 @@ fn quantize_planned(options: &Options, selector: impl LayerSelector + 'static) -
 }
 
 fn quantize(options: &Options, model: &Model, config: QuantConfig) -> Result<(), Box<dyn Error>> {
-    let config = config.with_measure(!options.no_measure);
+    // Nobody would see the errors of a quiet run without a report.
+    let seen = !options.quiet || options.report.is_some();
+    let config = config.with_measure(seen && !options.no_measure);
     let report = quantize_to_file(model, &config, &options.output, &SaveOptions::default())?;
     finish(options, &report, || json_of(&report))
 }

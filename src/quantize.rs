@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::config::{Progress, QuantConfig};
 use crate::error::{Error, WeightError};
-use crate::fold::{FoldReport, fold_proto};
+use crate::fold::{FoldReport, fold_proto, has_foldable};
 use crate::kernels::Channels;
 use crate::kernels::dequantize::{self, Stored};
 use crate::layers::{self, ChannelAxis, Shape};
@@ -84,7 +84,7 @@ pub(crate) fn prepare<'m>(
     config: &QuantConfig,
 ) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
     model.require_network()?;
-    if !config.fold {
+    if !config.fold || !has_foldable(model.proto()) {
         return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
     }
     let (folded, report) = fold_proto(model.proto());

@@ -383,7 +383,7 @@ fn what_is_not_read_is_not_checked() {
             beta: Some(float32(6)),
             ..Default::default()
         };
-        let layer = NeuralNetworkLayer { layer: Some(Layer::Batchnorm(params)), ..Default::default() };
+        let layer = NeuralNetworkLayer { layer: Some(Layer::Batchnorm(Box::new(params))), ..Default::default() };
         assert_eq!(found_in(layer).len(), missing);
     }
     assert_eq!(found_in(NeuralNetworkLayer::default()), []);

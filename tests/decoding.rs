@@ -78,7 +78,7 @@ fn a_newer_version_is_refused_unless_allowed() {
 fn a_negative_zero_is_a_zero() {
     let mut model = digits();
     let layer = proto::NeuralNetworkLayer {
-        layer: Some(Layer::Batchnorm(proto::BatchnormLayerParams { epsilon: -0.0, ..Default::default() })),
+        layer: Some(Layer::Batchnorm(Box::new(proto::BatchnormLayerParams { epsilon: -0.0, ..Default::default() }))),
         ..Default::default()
     };
     let network = proto::NeuralNetwork { layers: vec![layer], ..Default::default() };

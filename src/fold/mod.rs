@@ -89,6 +89,15 @@ pub(crate) fn fold_proto(model: &proto::Model) -> (proto::Model, FoldReport) {
     (folded, report)
 }
 
+/// Whether a model has any layer that could be folded into another: if not, there is no need to copy it.
+pub(crate) fn has_foldable(model: &proto::Model) -> bool {
+    let mut found = false;
+    walk::each_layer(model, &mut |_, layer| {
+        found |= matches!(layer.layer, Some(Layer::Batchnorm(_) | Layer::Scale(_) | Layer::Bias(_)));
+    });
+    found
+}
+
 /// Folds the networks of one model.
 struct Folder<'r> {
     blobs: Blobs,

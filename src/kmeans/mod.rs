@@ -74,7 +74,6 @@ pub(crate) enum Strategy {
     /// The optimum. Takes the memory of a few copies of the tensor.
     Exact,
     /// As `Auto`, but as if no histogram were fine enough. For tests and benchmarks.
-    #[cfg_attr(not(test), allow(dead_code, reason = "forces what `Auto` rarely does"))]
     Sorted,
 }
 

@@ -125,7 +125,7 @@ fn layer(data: &mut Bytes<'_>, depth: usize) -> NeuralNetworkLayer {
         }
         5 => {
             let channels = data.size();
-            Layer::Batchnorm(BatchnormLayerParams {
+            Layer::Batchnorm(Box::new(BatchnormLayerParams {
                 channels,
                 compute_mean_var: data.flag(),
                 instance_normalization: data.flag(),
@@ -134,7 +134,7 @@ fn layer(data: &mut Bytes<'_>, depth: usize) -> NeuralNetworkLayer {
                 mean: weight(data, channels),
                 variance: weight(data, channels),
                 ..BatchnormLayerParams::default()
-            })
+            }))
         }
         6 => {
             let (shape, units) = sizes::<3>(data);
@@ -156,7 +156,7 @@ fn layer(data: &mut Bytes<'_>, depth: usize) -> NeuralNetworkLayer {
         }
         9 => {
             let ([inputs, outputs], units) = sizes(data);
-            Layer::SimpleRecurrent(SimpleRecurrentLayerParams {
+            Layer::SimpleRecurrent(Box::new(SimpleRecurrentLayerParams {
                 input_vector_size: inputs,
                 output_vector_size: outputs,
                 has_bias_vector: has_bias,
@@ -164,7 +164,7 @@ fn layer(data: &mut Bytes<'_>, depth: usize) -> NeuralNetworkLayer {
                 recursion_matrix: weight(data, outputs.saturating_mul(outputs)),
                 bias_vector: weight(data, outputs),
                 ..SimpleRecurrentLayerParams::default()
-            })
+            }))
         }
         10 => {
             let ([inputs, outputs], units) = sizes(data);

@@ -221,14 +221,14 @@ pub fn kinds() -> Vec<Kind> {
             })
         }),
         kind("batchnorm", Takes::Any, |give| {
-            Layer::Batchnorm(BatchnormLayerParams {
+            Layer::Batchnorm(Box::new(BatchnormLayerParams {
                 channels: C64,
                 gamma: give("gamma", C, 1),
                 beta: give("beta", C, 1),
                 mean: give("mean", C, 1),
                 variance: give("variance", C, 1),
                 ..Default::default()
-            })
+            }))
         }),
         kind("scale, 3 dimensions", Takes::Any, |give| scale(&[C64, 2, 1], C, give)),
         kind("scale, 3 dimensions, one channel", Takes::Any, |give| scale(&[1, 2, C64], 1, give)),
@@ -244,7 +244,7 @@ pub fn kinds() -> Vec<Kind> {
             Layer::LoadConstantNd(LoadConstantNdLayerParams { shape, data: give("data", C * 3, 1) })
         }),
         kind("simpleRecurrent", Takes::Any, |give| {
-            Layer::SimpleRecurrent(SimpleRecurrentLayerParams {
+            Layer::SimpleRecurrent(Box::new(SimpleRecurrentLayerParams {
                 input_vector_size: I64,
                 output_vector_size: C64,
                 has_bias_vector: true,
@@ -252,7 +252,7 @@ pub fn kinds() -> Vec<Kind> {
                 recursion_matrix: give("recursionMatrix", C * C, C),
                 bias_vector: give("biasVector", C, 1),
                 ..Default::default()
-            })
+            }))
         }),
         kind("gru", Takes::Any, |give| {
             Layer::Gru(Box::new(GruLayerParams {

@@ -147,7 +147,7 @@ pub fn batchnorm(name: &str, io: Io<'_>, channels: u64) -> NeuralNetworkLayer {
         variance: Some(around(&format!("{name}.variance"), channels, 1.0, 0.75)),
         ..Default::default()
     };
-    layer(name, io, Layer::Batchnorm(p))
+    layer(name, io, Layer::Batchnorm(Box::new(p)))
 }
 
 /// Without a bias if its shape is empty.
