@@ -192,8 +192,10 @@ fn write_piece(
     for (index, before) in &piece.weights {
         gathered.extend_from_slice(&skeleton[before.clone()]);
         let params = produce(*index, buffers)?;
-        match params.encode_around_payload() {
-            Some((head, payload, tail)) if piece.len > PIECE_BYTES => {
+        // Only what fills a piece alone is worth a write of its own.
+        let around = if piece.len > PIECE_BYTES { params.encode_around_payload() } else { None };
+        match around {
+            Some((head, payload, tail)) => {
                 gathered.extend_from_slice(&head);
                 write_at(file, &gathered, offset).map_err(io)?;
                 offset += gathered.len() as u64;
@@ -202,7 +204,7 @@ fn write_piece(
                 gathered.clear();
                 gathered.extend_from_slice(&tail);
             }
-            _ => params.encode_raw(&mut gathered),
+            None => params.encode_raw(&mut gathered),
         }
         params.recycle(buffers);
     }
