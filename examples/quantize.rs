@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -241,7 +242,7 @@ fn quantize_planned(options: &Options, selector: impl LayerSelector + 'static) -
     let model = start(options)?;
     let plan = plan(options, &model, selector)?;
     if let Some(path) = &options.plan_out {
-        serde_json::to_writer_pretty(File::create(path)?, &plan)?;
+        fs::write(path, serde_json::to_string_pretty(&plan)?)?;
     }
     quantize(options, &model, QuantConfig::planned(plan))
 }
@@ -263,12 +264,13 @@ fn fold_only(options: &Options) -> Result<(), Box<dyn Error>> {
 /// Hands the report out.
 fn finish(options: &Options, report: &impl Display, json: impl Fn() -> Value) -> Result<(), Box<dyn Error>> {
     if let Some(path) = &options.report {
-        serde_json::to_writer_pretty(File::create(path)?, &json())?;
+        fs::write(path, serde_json::to_string_pretty(&json())?)?;
     }
     match options {
         Options { quiet: true, .. } => {}
-        Options { explain: true, .. } => println!("{report:#}"),
-        _ => println!("{report}"),
+        // At once: line by line is slow where there are thousands.
+        Options { explain: true, .. } => io::stdout().write_all(format!("{report:#}\n").as_bytes())?,
+        _ => io::stdout().write_all(format!("{report}\n").as_bytes())?,
     }
     Ok(())
 }

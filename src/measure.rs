@@ -21,7 +21,7 @@ impl Distortion {
     /// No change at all.
     pub const NONE: Self = Self { relative: 0.0, max_error: 0.0 };
 
-    fn of(sums: ErrorSums) -> Self {
+    pub(crate) fn of(sums: ErrorSums) -> Self {
         Self { relative: relative(sums.squared_error, sums.squared), max_error: sums.max_error }
     }
 

@@ -167,10 +167,10 @@ impl<'a> Job<'a> {
             _ => &Dequantize,
         };
         let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
-        let quantized = convert(site, quantizer, buffers).map_err(fail)?;
-        if self.config.measure {
+        let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
+        if let Some(distortion) = distortion {
             // Set once: no site runs twice.
-            let _ = self.distortions[index].set(distortion(site, &quantized, buffers));
+            let _ = self.distortions[index].set(distortion);
         }
         let params = to_params(quantized, site.params.is_updatable);
         let units = site.shape.units as u64;
@@ -219,13 +219,28 @@ fn distortion(site: &Site, quantized: &QuantizedWeight, buffers: &mut Buffers) -
     distortion
 }
 
-fn convert(site: &Site, quantizer: &dyn Quantizer, buffers: &mut Buffers) -> Result<QuantizedWeight, WeightError> {
-    let quantized = quantizer.quantize(view(site, buffers), buffers)?;
+/// A weight in its new form, and how far that is from the values it had if it is to be measured.
+fn convert(
+    site: &Site,
+    quantizer: &dyn Quantizer,
+    measure: bool,
+    buffers: &mut Buffers,
+) -> Result<(QuantizedWeight, Option<Distortion>), WeightError> {
+    let weight = view(site, buffers);
+    let (quantized, measured) = if measure {
+        quantizer.quantize_and_measure(weight, buffers)?
+    } else {
+        (quantizer.quantize(weight, buffers)?, None)
+    };
     let returned = quantized.stored_form(site.shape.units)?;
     if returned != site.after {
         return Err(WeightError::OtherForm { announced: site.after, returned });
     }
-    Ok(quantized)
+    let measured = match measured {
+        None if measure => Some(distortion(site, &quantized, buffers)),
+        measured => measured,
+    };
+    Ok((quantized, measured))
 }
 
 /// The values of a weight as little-endian float32, from any form but that.

@@ -65,7 +65,7 @@ impl Stored<'_> {
             }
             Self::Table { nbits, table } => {
                 pack::unpack(payload, nbits, codes);
-                table_chunk(codes, table, out);
+                Entries::new(table).decode(codes, out);
             }
             Self::Int8 { scale } => int8_chunk(payload, scale, out),
         }
@@ -96,20 +96,37 @@ fn linear_chunk(codes: &[u8], start: usize, channels: Channels, scale: &[f32], b
         out = rest;
         let scale = f64::from(scale[channel]);
         let bias = bias.get(channel).copied().map_or(0.0, f64::from);
-        for (weight, &code) in segment.iter_mut().zip(codes) {
-            *weight = ((f64::from(code) * scale + bias) as f32).to_le_bytes();
-        }
+        decode_row(codes, scale, bias, segment);
     }
 }
 
-fn table_chunk(codes: &[u8], table: &[f32], out: &mut [[u8; 4]]) {
-    // 256 entries, so that any byte is an index.
-    let mut entries = [[0; 4]; 256];
-    for (entry, value) in entries.iter_mut().zip(table) {
-        *entry = value.to_le_bytes();
-    }
+/// Decodes codes of one channel.
+#[inline(always)]
+pub(super) fn decode_row(codes: &[u8], scale: f64, bias: f64, out: &mut [[u8; 4]]) {
     for (weight, &code) in out.iter_mut().zip(codes) {
-        *weight = entries[usize::from(code)];
+        *weight = ((f64::from(code) * scale + bias) as f32).to_le_bytes();
+    }
+}
+
+/// The entries of a table, as many as a byte has values, so that any code is an index.
+#[derive(Debug)]
+pub(crate) struct Entries([[u8; 4]; 256]);
+
+impl Entries {
+    /// Zeros beyond the table.
+    pub(crate) fn new(table: &[f32]) -> Self {
+        let mut entries = [[0; 4]; 256];
+        for (entry, value) in entries.iter_mut().zip(table) {
+            *entry = value.to_le_bytes();
+        }
+        Self(entries)
+    }
+
+    /// Looks codes up.
+    pub(crate) fn decode(&self, codes: &[u8], out: &mut [[u8; 4]]) {
+        for (weight, &code) in out.iter_mut().zip(codes) {
+            *weight = self.0[usize::from(code)];
+        }
     }
 }
 

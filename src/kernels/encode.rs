@@ -4,6 +4,8 @@
 //! it; rounding is half to even; codes are clamped to the grid. Scale 0 gives code 0. Ranges are found by integer
 //! comparison, in which -0 lies below +0 and NaN outside the infinities, so they depend on no order.
 
+use super::dequantize::decode_row;
+use super::errors::{self, ErrorSums};
 use super::{BLOCK, CHUNK, Channels, NonFinite, pack, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -79,6 +81,17 @@ pub(crate) enum Steps {
     Multiply,
     /// Divided by `scale`.
     Divide,
+}
+
+/// How weights are encoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoding {
+    /// Bits of a code, 1 to 8.
+    pub(crate) nbits: u8,
+    /// How a number of steps is found.
+    pub(crate) steps: Steps,
+    /// What is measured.
+    pub(crate) measure: Measure,
 }
 
 /// The code of a number of steps, between `low` and `high` (integers below 2^31): rounded half to even.
@@ -198,6 +211,29 @@ fn range_block(weights: &[[u8; 4]], start: usize, channels: Channels, ranges: &m
     }
 }
 
+/// What an encoder measures besides its work, while weights and codes are in the first-level cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// Nothing: all sums are 0.
+    Nothing,
+    /// The errors of codes with scales and biases, which are rounded to float32.
+    Scaled,
+    /// The errors of codes into a table, whose entries are rounded to float32.
+    Tabled,
+}
+
+impl Measure {
+    /// What the codes of one channel stand for.
+    #[inline(always)]
+    fn decode(self, codes: &[u8], grid: Grid, decoded: &mut [[u8; 4]]) {
+        let Grid { scale, bias } = match self {
+            Self::Scaled => Grid { scale: f64::from(grid.scale as f32), bias: f64::from(grid.bias as f32) },
+            Self::Nothing | Self::Tabled => grid,
+        };
+        decode_row(codes, scale, bias, decoded);
+    }
+}
+
 /// Encodes and packs a block that begins at the weight `start`.
 #[multiversion(targets = "simd")]
 fn encode_block(
@@ -205,18 +241,30 @@ fn encode_block(
     start: usize,
     channels: Channels,
     grids: &[Grid],
-    steps: Steps,
-    nbits: u8,
     codes: &mut [u8],
-) {
+    encoding: Encoding,
+) -> ErrorSums {
+    let Encoding { nbits, steps, measure } = encoding;
     let top = top_code(nbits);
     let mut packer = Packer::new(nbits, codes);
-    for (channel, weights) in segments(weights, start, channels) {
-        for weights in weights.chunks(CHUNK) {
-            encode_row(weights, grids[channel], steps, top, packer.next(weights.len()));
+    let (mut sums, mut decoded) = (ErrorSums::default(), [[0; 4]; CHUNK]);
+    for (index, weights) in weights.chunks(CHUNK).enumerate() {
+        let (mut at, codes) = (0, packer.next(weights.len()));
+        for (channel, weights) in segments(weights, start + index * CHUNK, channels) {
+            let end = at + weights.len();
+            let codes = &mut codes[at..end];
+            encode_row(weights, grids[channel], steps, top, codes);
+            if measure != Measure::Nothing {
+                measure.decode(codes, grids[channel], &mut decoded[at..end]);
+            }
+            at = end;
+        }
+        if measure != Measure::Nothing {
+            sums.merge(errors::chunk(weights, &decoded[..at]));
         }
     }
     packer.finish();
+    sums
 }
 
 /// Ranges, grids and codes of a block of whole channels, which are the first axis, while they are in the cache.
@@ -226,31 +274,41 @@ fn encode_block(
 pub(super) fn quantize_rows(
     weights: &[[u8; 4]],
     inner: usize,
-    steps: Steps,
-    nbits: u8,
     codes: &mut [u8],
+    encoding: Encoding,
     mut plan: impl FnMut(usize, &[Range], &mut [Grid]) -> Option<()>,
-) -> Option<()> {
+) -> Option<ErrorSums> {
+    let Encoding { nbits, steps, measure } = encoding;
     let top = top_code(nbits);
     let mut packer = Packer::new(nbits, codes);
     let (mut ranges, mut grids) = ([Range::EMPTY; GROUP], [Grid::default(); GROUP]);
+    let (mut sums, mut decoded) = (ErrorSums::default(), [[0; 4]; CHUNK]);
     // Few enough that their weights are still in the first-level cache when they are encoded.
     let group = (CHUNK / inner).clamp(1, GROUP);
     for (index, weights) in weights.chunks(group * inner).enumerate() {
         let rows = weights.chunks(inner);
         let count = rows.len();
-        for (range, row) in ranges.iter_mut().zip(rows.clone()) {
+        for (range, row) in ranges.iter_mut().zip(rows) {
             *range = Range::of(row);
         }
         plan(index * group, &ranges[..count], &mut grids[..count])?;
-        for (&grid, row) in grids.iter().zip(rows) {
-            for weights in row.chunks(CHUNK) {
-                encode_row(weights, grid, steps, top, packer.next(weights.len()));
+        // One chunk of whole channels, or the chunks of one channel.
+        for weights in weights.chunks(CHUNK) {
+            let codes = packer.next(weights.len());
+            for ((&grid, row), codes) in grids.iter().zip(weights.chunks(inner)).zip(codes.chunks_mut(inner)) {
+                encode_row(row, grid, steps, top, codes);
+            }
+            if measure != Measure::Nothing {
+                let decoded = &mut decoded[..weights.len()];
+                for ((&grid, codes), decoded) in grids.iter().zip(codes.chunks(inner)).zip(decoded.chunks_mut(inner)) {
+                    measure.decode(codes, grid, decoded);
+                }
+                sums.merge(errors::chunk(weights, decoded));
             }
         }
     }
     packer.finish();
-    Some(())
+    Some(sums)
 }
 
 /// The range of each channel.
@@ -284,25 +342,32 @@ pub(crate) fn ranges(values: &[u8], channels: Channels) -> Result<Vec<Range>, No
     }
 }
 
-/// Encodes finite weights on the grid of their channel and packs the codes, `nbits` (1 to 8) bits each.
-pub(crate) fn encode(values: &[u8], channels: Channels, grids: &[Grid], steps: Steps, nbits: u8, codes: &mut [u8]) {
+/// Encodes finite weights on the grid of their channel and packs the codes.
+pub(crate) fn encode(
+    values: &[u8],
+    channels: Channels,
+    grids: &[Grid],
+    codes: &mut [u8],
+    encoding: Encoding,
+) -> ErrorSums {
     let weights = words(values);
     debug_assert_eq!(weights.len(), channels.len());
     debug_assert_eq!(grids.len(), channels.count);
-    debug_assert_eq!(codes.len(), pack::packed_len(weights.len(), nbits));
+    debug_assert_eq!(codes.len(), pack::packed_len(weights.len(), encoding.nbits));
     if weights.len() <= BLOCK {
-        return encode_block(weights, 0, channels, grids, steps, nbits, codes);
+        return encode_block(weights, 0, channels, grids, codes, encoding);
     }
-    let blocks = weights.par_chunks(BLOCK).zip(codes.par_chunks_mut(pack::packed_len(BLOCK, nbits)));
-    blocks.enumerate().for_each(|(index, (weights, codes))| {
-        encode_block(weights, index * BLOCK, channels, grids, steps, nbits, codes);
-    });
+    let blocks = weights.par_chunks(BLOCK).zip(codes.par_chunks_mut(pack::packed_len(BLOCK, encoding.nbits)));
+    let sums = blocks
+        .enumerate()
+        .map(|(index, (weights, codes))| encode_block(weights, index * BLOCK, channels, grids, codes, encoding));
+    sums.collect::<Vec<_>>().into_iter().sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Bytes, channel_of, tensor};
-    use super::{Grid, Steps, encode, ranges};
+    use super::{Encoding, Grid, Measure, Steps, encode, ranges};
     use proptest::prelude::*;
 
     proptest! {
@@ -327,7 +392,7 @@ mod tests {
             let grids: Vec<Grid> = grids.iter().map(|&(scale, bias)| Grid { scale, bias }).take(channels.count).collect();
             let steps = if divide { Steps::Divide } else { Steps::Multiply };
             let mut packed = vec![0; super::pack::packed_len(values.len(), nbits)];
-            encode(&Bytes::new(&values), channels, &grids, steps, nbits, &mut packed);
+            encode(&Bytes::new(&values), channels, &grids, &mut packed, Encoding { nbits, steps, measure: Measure::Nothing });
             let mut codes = vec![0; values.len()];
             super::pack::unpack(&packed, nbits, &mut codes);
             for (i, (&value, code)) in values.iter().zip(codes).enumerate() {
@@ -346,7 +411,13 @@ mod tests {
     fn multiplying_and_dividing_differ() {
         for (steps, expected) in [(Steps::Multiply, 1), (Steps::Divide, 2)] {
             let (grid, mut codes) = (Grid { scale: 49.0, bias: 0.0 }, [9]);
-            encode(&Bytes::new(&[73.5]), super::Channels::per_tensor(1), &[grid], steps, 8, &mut codes);
+            encode(
+                &Bytes::new(&[73.5]),
+                super::Channels::per_tensor(1),
+                &[grid],
+                &mut codes,
+                Encoding { nbits: 8, steps, measure: Measure::Nothing },
+            );
             assert_eq!(codes, [expected], "{steps:?}");
         }
     }
@@ -357,7 +428,13 @@ mod tests {
         for steps in [Steps::Multiply, Steps::Divide] {
             let mut codes = [9; 3];
             let grid = Grid { scale: 0.0, bias: 0.5 };
-            encode(&values[4..8], super::Channels::per_tensor(1), &[grid], steps, 8, &mut codes[1..2]);
+            encode(
+                &values[4..8],
+                super::Channels::per_tensor(1),
+                &[grid],
+                &mut codes[1..2],
+                Encoding { nbits: 8, steps, measure: Measure::Nothing },
+            );
             assert_eq!(codes, [9, 0, 9]);
         }
     }

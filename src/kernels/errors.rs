@@ -1,7 +1,15 @@
 //! How far stored weights are from the original ones.
 //!
-//! Arithmetic: float64, on the weights that dequantizing gives. A chunk's sums run in [`LANES`] interleaved parts, folded
-//! in order, then chunk by chunk and block by block: the same bits on every machine and with any number of threads.
+//! The encoders call [`chunk`] with the weights that they have just encoded, while those are in the first-level cache;
+//! [`sums`] does the same for weights that were stored elsewhere.
+//!
+//! Arithmetic: on the weights that dequantizing gives, in [`LANES`] interleaved float32 parts for each chunk of at most
+//! [`CHUNK`] weights, which keeps six digits; in float64 where squares would leave the range of float32. The parts are
+//! folded in order in float64, then chunk by chunk and block by block: the same bits on every machine and with any number
+//! of threads.
+
+use std::iter::Sum;
+use std::ops::{Add, Mul, Sub};
 
 use super::dequantize::Stored;
 use super::{BLOCK, CHUNK, words};
@@ -9,7 +17,10 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Parts of a sum: enough to keep it in vector registers.
-const LANES: usize = 32;
+const LANES: usize = 16;
+
+/// Below, squares of float32 would lose digits.
+const SMALLEST: f64 = 1e-15;
 
 /// Sums over the weights of a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -32,6 +43,16 @@ impl ErrorSums {
     }
 }
 
+impl Sum for ErrorSums {
+    #[inline(always)]
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |mut sums, part| {
+            sums.merge(part);
+            sums
+        })
+    }
+}
+
 /// Compares the finite float32 `values` with what is `stored` for them in `payload`.
 pub(crate) fn sums(values: &[u8], payload: &[u8], stored: Stored<'_>) -> ErrorSums {
     let weights = words(values);
@@ -46,56 +67,88 @@ pub(crate) fn sums(values: &[u8], payload: &[u8], stored: Stored<'_>) -> ErrorSu
         }
         sums
     };
-    let blocks: Vec<ErrorSums> = if weights.len() <= BLOCK {
-        vec![block((0, (weights, payload)))]
-    } else {
-        weights.par_chunks(BLOCK).zip(payload.par_chunks(stored.byte_len(BLOCK))).enumerate().map(block).collect()
-    };
-    blocks.into_iter().fold(ErrorSums::default(), |mut sums, block| {
-        sums.merge(block);
-        sums
-    })
+    if weights.len() <= BLOCK {
+        return block((0, (weights, payload)));
+    }
+    let blocks = weights.par_chunks(BLOCK).zip(payload.par_chunks(stored.byte_len(BLOCK))).enumerate().map(block);
+    blocks.collect::<Vec<_>>().into_iter().sum()
 }
 
-/// The sums of a chunk.
+/// As [`chunk`], for other kernels' callers.
 #[multiversion(targets = "simd")]
-fn compare(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> ErrorSums {
+pub(crate) fn compare(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> ErrorSums {
+    chunk(weights, decoded)
+}
+
+/// The sums of at most [`CHUNK`] finite weights and what is stored for them.
+#[inline(always)]
+pub(crate) fn chunk(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> ErrorSums {
+    let sums = sums_in::<f32>(weights, decoded);
+    let smallest = SMALLEST * SMALLEST;
+    // Comparisons with NaN fail.
+    let in_range = sums.squared >= smallest
+        && sums.squared < f64::INFINITY
+        && sums.squared_error < f64::INFINITY
+        && (sums.max_error == 0.0 || sums.max_error >= SMALLEST);
+    if in_range { sums } else { sums_in::<f64>(weights, decoded) }
+}
+
+/// What sums are computed in.
+trait Real:
+    Copy + Default + PartialOrd + From<f32> + Into<f64> + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
+{
+    fn abs(self) -> Self;
+}
+
+impl Real for f32 {
     #[inline(always)]
-    fn squares(weight: [u8; 4], decoded: [u8; 4]) -> (f64, f64) {
-        let [weight, decoded] = [weight, decoded].map(|bytes| f64::from(f32::from_le_bytes(bytes)));
-        ((weight - decoded) * (weight - decoded), weight * weight)
+    fn abs(self) -> Self {
+        self.abs()
     }
-    let (weights, rest) = weights.as_chunks::<LANES>();
-    let (decoded, rest_decoded) = decoded.as_chunks::<LANES>();
-    let (mut squared_error, mut squared, mut largest) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.abs()
+    }
+}
+
+#[inline(always)]
+fn sums_in<R: Real>(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> ErrorSums {
+    let (mut squared_error, mut squared, mut largest) =
+        ([R::default(); LANES], [R::default(); LANES], [R::default(); LANES]);
+    let mut add = |i: usize, weight: [u8; 4], decoded: [u8; 4]| {
+        let [weight, decoded] = [weight, decoded].map(|bytes| R::from(f32::from_le_bytes(bytes)));
+        let error = weight - decoded;
+        squared_error[i] = squared_error[i] + error * error;
+        squared[i] = squared[i] + weight * weight;
+        let error = error.abs();
+        largest[i] = if error > largest[i] { error } else { largest[i] };
+    };
+    let ((weights, rest), (decoded, rest_decoded)) = (weights.as_chunks::<LANES>(), decoded.as_chunks::<LANES>());
     for (weights, decoded) in weights.iter().zip(decoded) {
         for i in 0..LANES {
-            let (error, square) = squares(weights[i], decoded[i]);
-            squared_error[i] += error;
-            squared[i] += square;
-            largest[i] = if error > largest[i] { error } else { largest[i] };
+            add(i, weights[i], decoded[i]);
         }
     }
     for (i, (&weight, &decoded)) in rest.iter().zip(rest_decoded).enumerate() {
-        let (error, square) = squares(weight, decoded);
-        squared_error[i] += error;
-        squared[i] += square;
-        largest[i] = if error > largest[i] { error } else { largest[i] };
+        add(i, weight, decoded);
     }
-    let mut sums = ErrorSums::default();
-    for i in 0..LANES {
-        // The root of a square is exact: no square of a difference of float32 values is too small or too large.
-        sums.merge(ErrorSums { squared_error: squared_error[i], squared: squared[i], max_error: largest[i].sqrt() });
-    }
-    sums
+    let lanes = (0..LANES).map(|i| ErrorSums {
+        squared_error: squared_error[i].into(),
+        squared: squared[i].into(),
+        max_error: largest[i].into(),
+    });
+    lanes.sum()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::dequantize::{Stored, decode};
-    use super::super::testing::{Bytes, floats, in_pool, large};
+    use super::super::dequantize::Stored;
+    use super::super::testing::{Bytes, check_measured, check_sums, in_pool, large};
     use super::super::{Channels, float16, pack};
-    use super::{ErrorSums, sums};
+    use super::sums;
 
     #[test]
     fn sums_of_every_form_and_length() {
@@ -109,31 +162,36 @@ mod tests {
             let mut packed = vec![0; pack::packed_len(len, 3)];
             pack::pack(&codes, 3, &mut packed);
             let mut halves = vec![0; 2 * len];
-            float16::to_float16(&Bytes::new(&values), &mut halves).unwrap();
+            float16::to_float16(&Bytes::new(&values), &mut halves, false).unwrap();
             for (payload, stored) in [
                 (&halves, Stored::Float16),
                 (&codes, Stored::Linear { nbits: 8, channels, scale: &scale, bias: &bias }),
                 (&packed, Stored::Table { nbits: 3, table: &table }),
                 (&codes, Stored::Int8 { scale: 0.01 }),
             ] {
-                let values = Bytes::new(&values);
-                let found = in_pool(1, || sums(&values, payload, stored));
-                assert_eq!(found, in_pool(3, || sums(&values, payload, stored)));
-                let mut decoded = vec![0; 4 * len];
-                decode(payload, stored, &mut decoded);
-                let mut expected = ErrorSums::default();
-                for (value, decoded) in floats(&values).into_iter().zip(floats(&decoded)) {
-                    let (value, decoded) = (f64::from(value), f64::from(decoded));
-                    expected.squared_error += (value - decoded).powi(2);
-                    expected.squared += value.powi(2);
-                    expected.max_error = expected.max_error.max((value - decoded).abs());
+                let bytes = Bytes::new(&values);
+                let found = in_pool(1, || sums(&bytes, payload, stored));
+                assert_eq!(found, in_pool(3, || sums(&bytes, payload, stored)));
+                check_measured(found, &values, payload, stored);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_any_magnitude() {
+        let weights = large(Channels::per_tensor(3 * super::CHUNK));
+        let others: Vec<f32> = weights.iter().map(|weight| weight * 0.99).collect();
+        for exponent in -40..=38 {
+            let scaled = |values: &[f32]| -> Vec<f32> { values.iter().map(|v| v * 10_f32.powi(exponent)).collect() };
+            let (mut weights, others) = (scaled(&weights), scaled(&others));
+            for stretch in ["of one magnitude", "with a chunk of zeros", "with an ordinary chunk"] {
+                match stretch {
+                    "with a chunk of zeros" => weights[..super::CHUNK].fill(0.0),
+                    "with an ordinary chunk" => weights[..super::CHUNK].fill(0.5),
+                    _ => {}
                 }
-                assert_eq!(found.max_error, expected.max_error, "{stored:?}");
-                for (found, expected) in
-                    [(found.squared_error, expected.squared_error), (found.squared, expected.squared)]
-                {
-                    assert!((found - expected).abs() <= 1e-12 * expected, "{found}, expected {expected}, {stored:?}");
-                }
+                let found = sums(&Bytes::new(&weights), &Bytes::new(&others), Stored::Float32);
+                check_sums(found, &weights, &others);
             }
         }
     }

@@ -5,7 +5,8 @@
 //! infinities. 65504 itself is accepted (coremltools 9.0 refuses it). The way back is exact, NaN and the infinities
 //! included.
 
-use super::{BLOCK, words};
+use super::errors::{self, ErrorSums};
+use super::{BLOCK, CHUNK, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -33,67 +34,89 @@ fn magnitude(bytes: [u8; 4]) -> u32 {
     u32::from_le_bytes(bytes) & 0x7FFF_FFFF
 }
 
-/// Converts float32 `values` to halves: `out` has 2 bytes a weight.
+/// Converts float32 `values` to halves: `out` has 2 bytes a weight. Measures the errors, if asked to.
 ///
 /// # Errors
 /// The first weight that is out of range. `out` is then unspecified.
-pub(crate) fn to_float16(values: &[u8], out: &mut [u8]) -> Result<(), OutOfRange> {
+pub(crate) fn to_float16(values: &[u8], out: &mut [u8], measure: bool) -> Result<ErrorSums, OutOfRange> {
     let weights = words(values);
     debug_assert_eq!(out.len(), 2 * weights.len());
     let out = out.as_chunks_mut::<2>().0;
-    let fits = if weights.len() <= BLOCK {
-        to_block(weights, out)
+    let sums: Option<ErrorSums> = if weights.len() <= BLOCK {
+        to_block(weights, out, measure)
     } else {
-        weights.par_chunks(BLOCK).zip(out.par_chunks_mut(BLOCK)).all(|(weights, out)| to_block(weights, out))
+        let blocks = weights.par_chunks(BLOCK).zip(out.par_chunks_mut(BLOCK));
+        let sums = blocks.map(|(weights, out)| to_block(weights, out, measure)).collect::<Option<Vec<_>>>();
+        sums.map(|sums| sums.into_iter().sum())
     };
-    if !fits {
-        for (index, &bytes) in weights.iter().enumerate() {
-            if magnitude(bytes) > LARGEST {
-                return Err(OutOfRange { index, value: f32::from_le_bytes(bytes) });
-            }
-        }
+    if let Some(sums) = sums {
+        return Ok(sums);
     }
-    Ok(())
+    let mut weights = weights.iter().enumerate();
+    match weights.find(|(_, bytes)| magnitude(**bytes) > LARGEST) {
+        Some((index, &bytes)) => Err(OutOfRange { index, value: f32::from_le_bytes(bytes) }),
+        None => Ok(ErrorSums::default()),
+    }
 }
 
-/// Converts a block; whether all of it is in range.
+/// Converts a block; `None` unless all of it is in range.
 #[multiversion(targets = "simd")]
-fn to_block(weights: &[[u8; 4]], out: &mut [[u8; 2]]) -> bool {
+fn to_block(weights: &[[u8; 4]], out: &mut [[u8; 2]], measure: bool) -> Option<ErrorSums> {
+    let (mut sums, mut decoded) = (ErrorSums::default(), [[0; 4]; CHUNK]);
     let mut largest = 0;
-    for (out, &bytes) in out.iter_mut().zip(weights) {
-        let magnitude = magnitude(bytes);
-        largest = largest.max(magnitude);
-        let sign = (u32::from_le_bytes(bytes) ^ magnitude) >> 16;
-        // The exponent's bias goes from 127 to 15, the fraction from 23 bits to 10, rounded by what is cut off.
-        let odd = magnitude >> 13 & 1;
-        let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + odd) >> 13;
-        // Neighbouring floats above 0.5 are 2^-24 apart, like subnormal halves: the addition rounds.
-        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(f32::to_bits(0.5));
-        let half = if magnitude < SMALLEST_NORMAL { subnormal } else { normal };
-        *out = ((sign | half) as u16).to_le_bytes();
+    for (weights, out) in weights.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+        for (out, &bytes) in out.iter_mut().zip(weights) {
+            largest = largest.max(magnitude(bytes));
+            *out = to_half(bytes).to_le_bytes();
+        }
+        if measure {
+            let decoded = &mut decoded[..weights.len()];
+            for (decoded, &half) in decoded.iter_mut().zip(&*out) {
+                *decoded = from_half(u16::from_le_bytes(half)).to_le_bytes();
+            }
+            sums.merge(errors::chunk(weights, decoded));
+        }
     }
-    largest <= LARGEST
+    (largest <= LARGEST).then_some(sums)
+}
+
+#[inline(always)]
+fn to_half(bytes: [u8; 4]) -> u16 {
+    let magnitude = magnitude(bytes);
+    let sign = (u32::from_le_bytes(bytes) ^ magnitude) >> 16;
+    // The exponent's bias goes from 127 to 15, the fraction from 23 bits to 10, rounded by what is cut off.
+    let odd = magnitude >> 13 & 1;
+    let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + odd) >> 13;
+    // Neighbouring floats above 0.5 are 2^-24 apart, like subnormal halves: the addition rounds.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(f32::to_bits(0.5));
+    let half = if magnitude < SMALLEST_NORMAL { subnormal } else { normal };
+    (sign | half) as u16
+}
+
+/// Exactly.
+#[inline(always)]
+fn from_half(half: u16) -> u32 {
+    let half = u32::from(half);
+    let (sign, magnitude) = ((half & 0x8000) << 16, half & 0x7FFF);
+    let subnormal = (magnitude as f32 * f32::from_bits(SMALLEST)).to_bits();
+    // The largest exponent, of NaN and the infinities, is again the largest.
+    let rebias = if magnitude >= 0x7C00 { 224 << 23 } else { 112 << 23 };
+    let normal = (magnitude << 13) + rebias;
+    sign | if magnitude < 0x400 { subnormal } else { normal }
 }
 
 /// Converts halves to float32, exactly.
 #[multiversion(targets = "simd")]
 pub(super) fn decode_chunk(halves: &[u8], out: &mut [[u8; 4]]) {
-    let halves = halves.as_chunks::<2>().0;
-    for (out, &bytes) in out.iter_mut().zip(halves) {
-        let half = u32::from(u16::from_le_bytes(bytes));
-        let (sign, magnitude) = ((half & 0x8000) << 16, half & 0x7FFF);
-        let subnormal = (magnitude as f32 * f32::from_bits(SMALLEST)).to_bits();
-        // The largest exponent, of NaN and the infinities, is again the largest.
-        let rebias = if magnitude >= 0x7C00 { 224 << 23 } else { 112 << 23 };
-        let normal = (magnitude << 13) + rebias;
-        *out = (sign | if magnitude < 0x400 { subnormal } else { normal }).to_le_bytes();
+    for (out, &bytes) in out.iter_mut().zip(halves.as_chunks::<2>().0) {
+        *out = from_half(u16::from_le_bytes(bytes)).to_le_bytes();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::dequantize::{Stored, decode};
-    use super::super::testing::{Bytes, floats, in_pool};
+    use super::super::testing::{Bytes, check_measured, floats, in_pool};
     use super::to_float16;
     use half::f16;
     use proptest::prelude::*;
@@ -117,7 +140,7 @@ mod tests {
         let values: Vec<f32> = turning_points().collect();
         for threads in [1, 3] {
             let mut halves = vec![0xAA; 2 * values.len()];
-            in_pool(threads, || to_float16(&Bytes::new(&values), &mut halves)).unwrap();
+            in_pool(threads, || to_float16(&Bytes::new(&values), &mut halves, false)).unwrap();
             for (value, half) in values.iter().zip(halves.as_chunks().0) {
                 assert_eq!(u16::from_le_bytes(*half), f16::from_f32(*value).to_bits(), "{value:e}");
             }
@@ -141,12 +164,13 @@ mod tests {
         fn any_value_is_converted_or_an_error(values in prop::collection::vec(any::<u32>(), 0..100)) {
             let values: Vec<f32> = values.into_iter().map(f32::from_bits).collect();
             let mut halves = vec![0xAA; 2 * values.len()];
-            let result = to_float16(&Bytes::new(&values), &mut halves).map_err(|error| error.index);
+            let result = to_float16(&Bytes::new(&values), &mut halves, true).map_err(|error| error.index);
             match values.iter().position(|value| value.is_nan() || value.abs() > 65504.0) {
                 Some(index) => prop_assert_eq!(result, Err(index)),
                 None => {
+                    check_measured(result.unwrap(), &values, &halves, Stored::Float16);
                     let expected: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
-                    prop_assert_eq!((result, halves), (Ok(()), expected));
+                    prop_assert_eq!(halves, expected);
                 }
             }
         }
@@ -155,9 +179,9 @@ mod tests {
     #[test]
     fn the_largest_half_is_in_range_and_the_next_float_is_not() {
         let mut out = [0; 4];
-        assert!(to_float16(&Bytes::new(&[65504.0, -65504.0]), &mut out).is_ok());
+        assert!(to_float16(&Bytes::new(&[65504.0, -65504.0]), &mut out, false).is_ok());
         for value in [65504.0_f32.next_up(), f32::INFINITY, f32::NAN, -f32::NAN] {
-            let error = to_float16(&Bytes::new(&[1.0, value]), &mut out).unwrap_err();
+            let error = to_float16(&Bytes::new(&[1.0, value]), &mut out, false).unwrap_err();
             assert_eq!((error.index, error.value.to_bits()), (1, value.to_bits()));
         }
     }

@@ -10,7 +10,8 @@
 //! -2^(n-1) scale`. Sums run in a fixed order: the thread count changes no result.
 
 use super::encode::{self, Grid, Steps, reciprocal, round_to_code, top_code};
-use super::linear::{Error, Scheme, min_max_grids};
+use super::errors::ErrorSums;
+use super::linear::{Error, Scheme, Settings, min_max_grids};
 use super::{BLOCK, Channels, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -34,12 +35,12 @@ const GAIN: f64 = 1e-4;
 pub(crate) fn quantize(
     values: &[u8],
     channels: Channels,
-    nbits: u8,
-    scheme: Scheme,
+    settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
-) -> Result<(), Error> {
+) -> Result<ErrorSums, Error> {
+    let Settings { nbits, scheme, .. } = settings;
     let mut grids = min_max_grids(values, channels, nbits, scheme, scale, bias)?;
     let weights = words(values);
     let search = Search { nbits, scheme };
@@ -57,8 +58,7 @@ pub(crate) fn quantize(
     } else {
         grids.par_iter_mut().zip(scale.par_iter_mut().zip(bias)).enumerate().for_each(improve);
     }
-    encode::encode(values, channels, &grids, scheme.steps(), nbits, codes);
-    Ok(())
+    Ok(encode::encode(values, channels, &grids, codes, settings.encoding()))
 }
 
 /// The weights of a channel that is not the first axis.

@@ -19,7 +19,8 @@
 //! alone. In a channel with both -0 and +0 and no smaller weight, the bias is -0 (there the sign depends on the order).
 //! NaN and infinite weights are errors. Codes are packed as [`pack`](super::pack) says.
 
-use super::encode::{self, Grid, Range, Steps, all_finite, quantize_rows};
+use super::encode::{self, Encoding, Grid, Measure, Range, Steps, all_finite, quantize_rows};
+use super::errors::ErrorSums;
 use super::{BLOCK, Channels, NonFinite, pack, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -34,6 +35,24 @@ pub(crate) enum Scheme {
     Linear,
     /// Around zero, which has the code `2^(nbits-1)`. Needs at least 2 bits.
     Symmetric,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Bits of a code: 1 to 8, symmetric from 2.
+    pub(crate) nbits: u8,
+    /// Where the values of codes lie.
+    pub(crate) scheme: Scheme,
+    /// Whether errors are measured; else their sums are 0.
+    pub(crate) measure: bool,
+}
+
+impl Settings {
+    pub(super) fn encoding(self) -> Encoding {
+        let measure = if self.measure { Measure::Scaled } else { Measure::Nothing };
+        Encoding { nbits: self.nbits, steps: self.scheme.steps(), measure }
+    }
 }
 
 /// Why a tensor has no linear quantization.
@@ -110,7 +129,7 @@ pub(super) fn storable_scale(scale: f64) -> f64 {
     f64::from(if f64::from(nearest) < scale { nearest.next_up() } else { nearest })
 }
 
-/// Quantizes float32 weights to packed codes of `nbits` (1 to 8, symmetric from 2) bits.
+/// Quantizes float32 weights to packed codes.
 ///
 /// `codes` has [`pack::packed_len`] bytes, `scale` and `bias` a value a channel.
 ///
@@ -119,25 +138,23 @@ pub(super) fn storable_scale(scale: f64) -> f64 {
 pub(crate) fn quantize(
     values: &[u8],
     channels: Channels,
-    nbits: u8,
-    scheme: Scheme,
+    settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
-) -> Result<(), Error> {
+) -> Result<ErrorSums, Error> {
     let weights = words(values);
     debug_assert_eq!(weights.len(), channels.len());
     debug_assert_eq!((scale.len(), bias.len()), (channels.count, channels.count));
-    debug_assert_eq!(codes.len(), pack::packed_len(weights.len(), nbits));
+    debug_assert_eq!(codes.len(), pack::packed_len(weights.len(), settings.nbits));
 
     let cached = channels.outer == 1 && (1..=CACHED).contains(&channels.inner);
-    if cached && quantize_cached(weights, channels, nbits, scheme, codes, scale, bias).is_some() {
-        return Ok(());
+    if cached && let Some(sums) = quantize_cached(weights, channels, settings, codes, scale, bias) {
+        return Ok(sums);
     }
     // Large channels, channels that are not the first axis, and what is going to be an error.
-    let grids = min_max_grids(values, channels, nbits, scheme, scale, bias)?;
-    encode::encode(values, channels, &grids, scheme.steps(), nbits, codes);
-    Ok(())
+    let grids = min_max_grids(values, channels, settings.nbits, settings.scheme, scale, bias)?;
+    Ok(encode::encode(values, channels, &grids, codes, settings.encoding()))
 }
 
 /// The grids from minimum to maximum, and their scale and bias as they are stored.
@@ -165,37 +182,37 @@ pub(super) fn min_max_grids(
 fn quantize_cached(
     weights: &[[u8; 4]],
     channels: Channels,
-    nbits: u8,
-    scheme: Scheme,
+    settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
-) -> Option<()> {
+) -> Option<ErrorSums> {
     let inner = channels.inner;
     if weights.len() <= BLOCK {
-        return quantize_block(weights, inner, nbits, scheme, codes, scale, bias);
+        return quantize_block(weights, inner, settings, codes, scale, bias);
     }
     // A multiple of 8 channels, so that the codes of a block fill whole bytes.
     let count = (BLOCK / inner).next_multiple_of(8).max(8);
     let block_len = count * inner;
-    let blocks = weights.par_chunks(block_len).zip(codes.par_chunks_mut(pack::packed_len(block_len, nbits)));
+    let blocks = weights.par_chunks(block_len).zip(codes.par_chunks_mut(pack::packed_len(block_len, settings.nbits)));
     let parameters = scale.par_chunks_mut(count).zip(bias.par_chunks_mut(count));
-    blocks.zip(parameters).try_for_each(|((weights, codes), (scale, bias))| {
-        quantize_block(weights, inner, nbits, scheme, codes, scale, bias)
-    })
+    let sums = blocks
+        .zip(parameters)
+        .map(|((weights, codes), (scale, bias))| quantize_block(weights, inner, settings, codes, scale, bias));
+    Some(sums.collect::<Option<Vec<_>>>()?.into_iter().sum())
 }
 
 #[multiversion(targets = "simd")]
 fn quantize_block(
     weights: &[[u8; 4]],
     inner: usize,
-    nbits: u8,
-    scheme: Scheme,
+    settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
-) -> Option<()> {
-    quantize_rows(weights, inner, scheme.steps(), nbits, codes, |first, ranges, grids| {
+) -> Option<ErrorSums> {
+    let Settings { nbits, scheme, .. } = settings;
+    quantize_rows(weights, inner, codes, settings.encoding(), |first, ranges, grids| {
         let (scale, bias) = (&mut scale[first..][..ranges.len()], &mut bias[first..][..ranges.len()]);
         scheme.grids(ranges, nbits, grids, scale, bias)
     })
@@ -208,25 +225,33 @@ fn quantize_block(
 ///
 /// # Errors
 /// The first weight that is not finite.
-pub(crate) fn quantize_table(values: &[u8], nbits: u8, codes: &mut [u8], table: &mut [f32]) -> Result<(), NonFinite> {
+pub(crate) fn quantize_table(
+    values: &[u8],
+    nbits: u8,
+    codes: &mut [u8],
+    table: &mut [f32],
+    measure: bool,
+) -> Result<ErrorSums, NonFinite> {
     debug_assert_eq!(table.len(), 1 << nbits);
     let channels = Channels::per_tensor(words(values).len());
     let grids: Vec<Grid> =
         encode::ranges(values, channels)?.into_iter().map(|range| Scheme::Linear.grid(range, nbits)).collect();
-    encode::encode(values, channels, &grids, Steps::Multiply, nbits, codes);
+    let measure = if measure { Measure::Tabled } else { Measure::Nothing };
+    let sums = encode::encode(values, channels, &grids, codes, Encoding { nbits, steps: Steps::Multiply, measure });
     for grid in grids {
         for (code, entry) in (0_u32..).zip(&mut *table) {
             *entry = (f64::from(code) * grid.scale + grid.bias) as f32;
         }
     }
-    Ok(())
+    Ok(sums)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Bytes, channel_of, in_pool, large, tensor};
+    use super::super::dequantize::Stored;
+    use super::super::testing::{Bytes, channel_of, check_measured, in_pool, large, tensor};
     use super::super::{Channels, pack};
-    use super::{Error, Scheme, quantize, quantize_table};
+    use super::{Error, Scheme, Settings, quantize, quantize_table};
     use proptest::prelude::*;
 
     #[derive(Debug, PartialEq)]
@@ -243,7 +268,10 @@ mod tests {
     fn run(values: &[f32], channels: Channels, nbits: u8, scheme: Scheme) -> Result<Quantized, Error> {
         let mut packed = vec![0xAA; pack::packed_len(values.len(), nbits)];
         let (mut scale, mut bias) = (vec![9.0; channels.count], vec![9.0; channels.count]);
-        quantize(&Bytes::new(values), channels, nbits, scheme, &mut packed, &mut scale, &mut bias)?;
+        let settings = Settings { nbits, scheme, measure: true };
+        let sums = quantize(&Bytes::new(values), channels, settings, &mut packed, &mut scale, &mut bias)?;
+        let stored = Stored::Linear { nbits, channels, scale: &scale, bias: &bias };
+        check_measured(sums, values, &packed, stored);
         let mut codes = vec![0xAA; values.len()];
         pack::unpack(&packed, nbits, &mut codes);
         Ok(Quantized { codes, scale: bits(&scale), bias: bits(&bias) })
@@ -341,8 +369,8 @@ mod tests {
                     other => prop_assert!(false, "{other:?}"),
                 }
             }
-            let table = quantize_table(&Bytes::new(&values), 1, &mut vec![0; values.len().div_ceil(8)], &mut [0.0; 2]);
-            prop_assert_eq!(table.map_err(|error| error.index), Err(at[0]));
+            let table = quantize_table(&Bytes::new(&values), 1, &mut vec![0; values.len().div_ceil(8)], &mut [0.0; 2], true);
+            prop_assert_eq!(table.map_err(|error| error.index).err(), Some(at[0]));
         }
 
         #[test]
@@ -350,7 +378,8 @@ mod tests {
             let channels = Channels::per_tensor(channels.len());
             let mut packed = vec![0xAA; pack::packed_len(values.len(), nbits)];
             let mut table = vec![9.0; 1 << nbits];
-            quantize_table(&Bytes::new(&values), nbits, &mut packed, &mut table).unwrap();
+            let sums = quantize_table(&Bytes::new(&values), nbits, &mut packed, &mut table, true).unwrap();
+            check_measured(sums, &values, &packed, Stored::Table { nbits, table: &table });
             let [min, max] = [values.iter().copied().min_by(f32::total_cmp), values.iter().copied().max_by(f32::total_cmp)];
             let [min, max] = [min, max].map(|value| f64::from(value.unwrap()));
             let scale = (max - min) / (2_f64.powi(nbits.into()) - 1.0);

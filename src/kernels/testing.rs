@@ -1,6 +1,8 @@
 //! What the tests of the kernels share.
 
 use super::Channels;
+use super::dequantize::{Stored, decode};
+use super::errors::ErrorSums;
 use proptest::prelude::*;
 
 /// Little-endian bytes of float32 values, at an odd address.
@@ -62,6 +64,31 @@ pub(super) fn large(channels: Channels) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 24) as f32 - 0.3 * (channel(index) % 7) as f32
     };
     (0..channels.len()).map(weight).collect()
+}
+
+/// Sums that were measured while weights were stored, against those of what is stored.
+pub(super) fn check_measured(found: ErrorSums, values: &[f32], payload: &[u8], stored: Stored<'_>) {
+    let mut decoded = vec![0; 4 * values.len()];
+    decode(payload, stored, &mut decoded);
+    check_sums(found, values, &floats(&decoded));
+}
+
+/// Sums against those of the definition.
+pub(super) fn check_sums(found: ErrorSums, values: &[f32], decoded: &[f32]) {
+    let mut expected = ErrorSums::default();
+    for (&value, &decoded) in values.iter().zip(decoded) {
+        let (value, decoded) = (f64::from(value), f64::from(decoded));
+        expected.squared_error += (value - decoded).powi(2);
+        expected.squared += value.powi(2);
+        expected.max_error = expected.max_error.max((value - decoded).abs());
+    }
+    for (found, expected) in [
+        (found.squared_error, expected.squared_error),
+        (found.squared, expected.squared),
+        (found.max_error, expected.max_error),
+    ] {
+        assert!((found - expected).abs() <= 1e-5 * expected, "{found:e}, expected {expected:e}");
+    }
 }
 
 /// The result of `work` in a pool of that many threads.

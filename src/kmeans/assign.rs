@@ -19,6 +19,8 @@ use rayon::prelude::*;
 
 use super::double::Double;
 use super::scale::Table;
+use crate::kernels::dequantize::Entries;
+use crate::kernels::errors::{self, ErrorSums};
 use crate::kernels::pack;
 
 /// Values in a block: the unit of parallel work. A multiple of 8.
@@ -31,35 +33,46 @@ const COUNTED: usize = 16;
 const TABLE_FROM: usize = 1 << 12;
 
 /// Writes the code of the nearest of `centroids` for each value, the lower code for a tie, packed in `nbits` bits each.
+/// Measures the errors, if asked to.
 ///
 /// `centroids` ascend without repeats, at least 1 and at most 2^`nbits`; `out` has
 /// [`packed_len`](pack::packed_len) bytes. `values` are float32, little-endian. A NaN gets some code.
-pub(crate) fn assign(values: &[u8], centroids: &[f32], nbits: u8, out: &mut [u8]) {
+pub(crate) fn assign(values: &[u8], centroids: &[f32], nbits: u8, out: &mut [u8], measure: bool) -> ErrorSums {
     let values = values.as_chunks().0;
     debug_assert!(centroids.is_sorted_by(|a, b| a < b) && centroids.len() <= 1 << nbits);
     debug_assert_eq!(out.len(), pack::packed_len(values.len(), nbits));
     let codes = Codes::new(centroids, values.len());
+    let entries = measure.then(|| Entries::new(centroids));
     let block_bytes = BLOCK / 8 * usize::from(nbits);
     if values.len() <= BLOCK {
-        assign_block(values, &codes, nbits, out);
-    } else {
-        let blocks = values.par_chunks(BLOCK).zip(out.par_chunks_mut(block_bytes));
-        blocks.for_each(|(values, out)| assign_block(values, &codes, nbits, out));
+        return assign_block(values, &codes, nbits, out, entries.as_ref());
     }
+    let blocks = values.par_chunks(BLOCK).zip(out.par_chunks_mut(block_bytes));
+    let sums = blocks.map(|(values, out)| assign_block(values, &codes, nbits, out, entries.as_ref()));
+    sums.collect::<Vec<_>>().into_iter().sum()
 }
 
-fn assign_block(values: &[[u8; 4]], codes: &Codes, nbits: u8, out: &mut [u8]) {
-    if nbits == 8 {
+fn assign_block(values: &[[u8; 4]], codes: &Codes, nbits: u8, out: &mut [u8], measured: Option<&Entries>) -> ErrorSums {
+    let (mut sums, mut decoded) = (ErrorSums::default(), [[0; 4]; CHUNK]);
+    let mut write = |values: &[[u8; 4]], out: &mut [u8]| {
         codes.write(values, out);
-        return;
-    }
+        if let Some(entries) = measured {
+            let decoded = &mut decoded[..values.len()];
+            entries.decode(out, decoded);
+            sums.merge(errors::compare(values, decoded));
+        }
+    };
     let mut buffer = [0; CHUNK];
-    let chunks = values.chunks(CHUNK).zip(out.chunks_mut(CHUNK / 8 * usize::from(nbits)));
-    for (values, out) in chunks {
-        let buffer = &mut buffer[..values.len()];
-        codes.write(values, buffer);
-        pack::pack(buffer, nbits, out);
+    for (values, out) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK / 8 * usize::from(nbits))) {
+        if nbits == 8 {
+            write(values, out);
+        } else {
+            let buffer = &mut buffer[..values.len()];
+            write(values, buffer);
+            pack::pack(buffer, nbits, out);
+        }
     }
+    sums
 }
 
 /// The largest float32 at or below the midpoint of `a < b`.

@@ -213,8 +213,11 @@ const KINDS: [&str; 18] = [
 /// Sum of squared distances to the nearest of the centroids, by the codes of [`assign`].
 fn assigned_error(values: &[f32], centroids: &[f32]) -> f64 {
     let mut codes = vec![0; values.len()];
-    assign(&bytes(values), centroids, 8, &mut codes);
-    values.iter().zip(codes).map(|(&v, code)| (f64::from(v) - f64::from(centroids[usize::from(code)])).powi(2)).sum()
+    let measured = assign(&bytes(values), centroids, 8, &mut codes, true).squared_error;
+    let errors = values.iter().zip(codes).map(|(&v, code)| f64::from(v) - f64::from(centroids[usize::from(code)]));
+    let error: f64 = errors.map(|error| error.powi(2)).sum();
+    assert!((measured - error).abs() <= 1e-5 * error, "measured {measured}, it is {error}");
+    error
 }
 
 #[test]
@@ -251,8 +254,8 @@ fn the_number_of_threads_changes_nothing() {
         pool.install(|| {
             let solution = Clusters::new(&values, 64, Strategy::Auto).unwrap().solve(64);
             let mut packed = vec![0; 2_500_000 / 8 * 6];
-            assign(&values, &solution.centroids, 6, &mut packed);
-            (solution, packed)
+            let sums = assign(&values, &solution.centroids, 6, &mut packed, true);
+            (solution, packed, sums)
         })
     };
     let one = run(1);
@@ -308,7 +311,7 @@ proptest! {
         let some: Vec<f32> = near.collect();
         let values: Vec<f32> = values.iter().chain(&some).copied().collect::<Vec<_>>().repeat(repeat);
         let mut packed = vec![0xAA; crate::kernels::pack::packed_len(values.len(), nbits)];
-        assign(&bytes(&values), &centroids, nbits, &mut packed);
+        assign(&bytes(&values), &centroids, nbits, &mut packed, false);
         let mut codes = vec![0; values.len()];
         crate::kernels::pack::unpack(&packed, nbits, &mut codes);
         for (&value, &code) in values.iter().zip(&codes) {

@@ -277,10 +277,10 @@ fn candidates(site: &Site, allowed: &[(Method, StoredForm)]) -> Vec<Candidate> {
 
 /// The error of a method, from doing it.
 fn measured(weight: &WeightView<'_>, method: Method, buffers: &mut Buffers) -> Option<f64> {
-    let quantized = method.quantizer()?.quantize(weight.clone(), buffers).ok()?;
-    let relative_error = measure::distortion(weight, &quantized).relative_error();
+    let (quantized, measured) = method.quantizer()?.quantize_and_measure(weight.clone(), buffers).ok()?;
+    let distortion = measured.unwrap_or_else(|| measure::distortion(weight, &quantized));
     quantized.recycle(buffers);
-    Some(relative_error)
+    Some(distortion.relative_error())
 }
 
 /// The errors of the best tables of a weight: it is sorted once.

@@ -5,6 +5,7 @@
 
 use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::measure::Distortion;
 use crate::stored::StoredForm;
 
 /// Stores values as float32, four bytes each.
@@ -18,5 +19,14 @@ impl Quantizer for Dequantize {
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
         Ok(QuantizedWeight::Float32(weight.into_le_bytes(buffers)))
+    }
+
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        // The values stay as they are.
+        Ok((self.quantize(weight, buffers)?, Some(Distortion::NONE)))
     }
 }

@@ -6,6 +6,8 @@
 use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
 use crate::kernels;
+use crate::kernels::errors::ErrorSums;
+use crate::measure::Distortion;
 use crate::stored::StoredForm;
 
 /// Stores values as IEEE half precision, two bytes each.
@@ -21,9 +23,29 @@ impl Quantizer for Float16 {
     }
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
+        Ok(self.store(weight, buffers, false)?.0)
+    }
+
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        let (quantized, sums) = self.store(weight, buffers, true)?;
+        Ok((quantized, Some(Distortion::of(sums))))
+    }
+}
+
+impl Float16 {
+    fn store(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+        measure: bool,
+    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
         let mut halves = buffers.take(weight.len() * 2);
-        kernels::float16::to_float16(weight.as_le_bytes(), &mut halves)?;
+        let sums = kernels::float16::to_float16(weight.as_le_bytes(), &mut halves, measure)?;
         weight.recycle(buffers);
-        Ok(QuantizedWeight::Float16(halves))
+        Ok((QuantizedWeight::Float16(halves), sums))
     }
 }

@@ -4,7 +4,9 @@
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::kernels::errors::ErrorSums;
 use crate::kmeans::{self, Clusters, Strategy};
+use crate::measure::Distortion;
 use crate::stored::{Nbits, StoredForm};
 
 /// Stores values as codes into the table with the least sum of squared errors, one table for each weight.
@@ -44,6 +46,21 @@ impl KmeansLut {
         self.strategy = Strategy::Sorted;
         self
     }
+
+    fn store(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+        measure: bool,
+    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
+        let (values, nbits) = (weight.as_le_bytes(), self.nbits);
+        let solution = Clusters::new(values, nbits.levels(), self.strategy)?.solve(nbits.levels());
+        let mut packed = buffers.take(nbits.packed_len(weight.len()));
+        let sums = kmeans::assign(values, &solution.centroids, nbits.get(), &mut packed, measure);
+        let codes = Codes::from_packed(packed, weight.len(), nbits);
+        weight.recycle(buffers);
+        Ok((QuantizedWeight::LookupTable { codes, table: solution.table(nbits.get()) }, sums))
+    }
 }
 
 impl Quantizer for KmeansLut {
@@ -52,12 +69,15 @@ impl Quantizer for KmeansLut {
     }
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        let (values, nbits) = (weight.as_le_bytes(), self.nbits);
-        let solution = Clusters::new(values, nbits.levels(), self.strategy)?.solve(nbits.levels());
-        let mut packed = buffers.take(nbits.packed_len(weight.len()));
-        kmeans::assign(values, &solution.centroids, nbits.get(), &mut packed);
-        let codes = Codes::from_packed(packed, weight.len(), nbits);
-        weight.recycle(buffers);
-        Ok(QuantizedWeight::LookupTable { codes, table: solution.table(nbits.get()) })
+        Ok(self.store(weight, buffers, false)?.0)
+    }
+
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        let (quantized, sums) = self.store(weight, buffers, true)?;
+        Ok((quantized, Some(Distortion::of(sums))))
     }
 }

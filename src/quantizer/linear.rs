@@ -7,8 +7,10 @@ use std::str::FromStr;
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::{ConfigError, QuantizeError};
+use crate::kernels::errors::ErrorSums;
 use crate::kernels::least_squares;
-use crate::kernels::linear::{self, Scheme};
+use crate::kernels::linear::{self, Scheme, Settings};
+use crate::measure::Distortion;
 use crate::stored::{Nbits, StoredForm};
 
 /// How the range of a channel, and with it the scale and bias, is found.
@@ -70,6 +72,15 @@ impl Linear {
         self.range = range;
         self
     }
+
+    fn store(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+        measure: bool,
+    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
+        store(weight, self.nbits, self.range, Scheme::Linear, measure, buffers)
+    }
 }
 
 impl Quantizer for Linear {
@@ -78,7 +89,16 @@ impl Quantizer for Linear {
     }
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        quantize(weight, self.nbits, self.range, Scheme::Linear, buffers)
+        Ok(self.store(weight, buffers, false)?.0)
+    }
+
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        let (quantized, sums) = self.store(weight, buffers, true)?;
+        Ok((quantized, Some(Distortion::of(sums))))
     }
 }
 
@@ -109,6 +129,15 @@ impl LinearSymmetric {
         self.range = range;
         self
     }
+
+    fn store(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+        measure: bool,
+    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
+        store(weight, self.nbits, self.range, Scheme::Symmetric, measure, buffers)
+    }
 }
 
 impl Quantizer for LinearSymmetric {
@@ -117,7 +146,16 @@ impl Quantizer for LinearSymmetric {
     }
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        quantize(weight, self.nbits, self.range, Scheme::Symmetric, buffers)
+        Ok(self.store(weight, buffers, false)?.0)
+    }
+
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        let (quantized, sums) = self.store(weight, buffers, true)?;
+        Ok((quantized, Some(Distortion::of(sums))))
     }
 }
 
@@ -126,13 +164,14 @@ fn form(nbits: Nbits, shape: &[usize], channel_axis: Option<usize>) -> StoredFor
     StoredForm::Linear { nbits, scales: channels, biases: channels }
 }
 
-fn quantize(
+fn store(
     weight: WeightView<'_>,
     nbits: Nbits,
     range: LinearRange,
     scheme: Scheme,
+    measure: bool,
     buffers: &mut Buffers,
-) -> Result<QuantizedWeight, QuantizeError> {
+) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
     let channels = weight.channels();
     let mut packed = buffers.take(nbits.packed_len(weight.len()));
     let (mut scale, mut bias) = (vec![0.0; channels.count], vec![0.0; channels.count]);
@@ -140,8 +179,9 @@ fn quantize(
         LinearRange::MinMax => linear::quantize,
         LinearRange::LeastSquares => least_squares::quantize,
     };
-    quantize(weight.as_le_bytes(), channels, nbits.get(), scheme, &mut packed, &mut scale, &mut bias)?;
+    let settings = Settings { nbits: nbits.get(), scheme, measure };
+    let sums = quantize(weight.as_le_bytes(), channels, settings, &mut packed, &mut scale, &mut bias)?;
     let codes = Codes::from_packed(packed, weight.len(), nbits);
     weight.recycle(buffers);
-    Ok(QuantizedWeight::Linear { codes, scale, bias })
+    Ok((QuantizedWeight::Linear { codes, scale, bias }, sums))
 }

@@ -4,7 +4,9 @@
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::kernels::errors::ErrorSums;
 use crate::kernels::linear;
+use crate::measure::Distortion;
 use crate::stored::{Nbits, StoredForm};
 
 /// Stores values as codes into a table of evenly spaced values between the smallest and the largest of the weight.
@@ -25,6 +27,20 @@ impl LinearLut {
     pub fn new(nbits: Nbits) -> Self {
         Self { nbits }
     }
+
+    fn store(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+        measure: bool,
+    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
+        let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
+        let mut table = vec![0.0; self.nbits.levels()];
+        let sums = linear::quantize_table(weight.as_le_bytes(), self.nbits.get(), &mut packed, &mut table, measure)?;
+        let codes = Codes::from_packed(packed, weight.len(), self.nbits);
+        weight.recycle(buffers);
+        Ok((QuantizedWeight::LookupTable { codes, table }, sums))
+    }
 }
 
 impl Quantizer for LinearLut {
@@ -33,11 +49,15 @@ impl Quantizer for LinearLut {
     }
 
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
-        let mut table = vec![0.0; self.nbits.levels()];
-        linear::quantize_table(weight.as_le_bytes(), self.nbits.get(), &mut packed, &mut table)?;
-        let codes = Codes::from_packed(packed, weight.len(), self.nbits);
-        weight.recycle(buffers);
-        Ok(QuantizedWeight::LookupTable { codes, table })
+        Ok(self.store(weight, buffers, false)?.0)
+    }
+
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        let (quantized, sums) = self.store(weight, buffers, true)?;
+        Ok((quantized, Some(Distortion::of(sums))))
     }
 }

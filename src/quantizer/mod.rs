@@ -23,6 +23,7 @@ pub use linear_lut::LinearLut;
 
 use crate::error::QuantizeError;
 use crate::kernels::{self, Channels};
+use crate::measure::Distortion;
 use crate::stored::{Nbits, StoredForm};
 use crate::weight_params::{FloatValues, floats};
 
@@ -70,6 +71,21 @@ pub trait Quantizer: Debug + Send + Sync {
     ///
     /// Whatever keeps the values from being stored. The caller adds the place to it.
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError>;
+
+    /// As [`quantize`](Self::quantize), and measures how far the stored values are from the weight's, in the same pass.
+    ///
+    /// There is no need to implement it: with the `None` of the default, the caller measures in a second pass.
+    ///
+    /// # Errors
+    ///
+    /// As [`quantize`](Self::quantize).
+    fn quantize_and_measure(
+        &self,
+        weight: WeightView<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
+        Ok((self.quantize(weight, buffers)?, None))
+    }
 }
 
 /// The values of one weight as a quantizer sees them: float32, whatever they were stored in.
