@@ -62,7 +62,7 @@ fn right(model: &Model, samples: &[(usize, Planes)]) -> Result<usize, Box<dyn Er
     for layer in decoded.layers() {
         for weight in layer.weights {
             let values = weight.params.ok_or("a weight is missing")?.float_value.iter().collect();
-            weights.insert((layer.layer.name.clone(), weight.field), values);
+            weights.insert((layer.layer.name.clone(), weight.field.into_owned()), values);
         }
     }
     let mut count = 0;

@@ -164,7 +164,7 @@ fn main() -> ExitCode {
         }
         Some(Job::Fold) => fold_only(&options),
         Some(Job::Quantize(mode)) if !options.targets.given() => match configure(mode, &options) {
-            Ok(config) => start(&options).and_then(|model| quantize(&options, &model, config)),
+            Ok(config) => start(&options).and_then(|model| quantize(&options, model, config)),
             Err(error) => refuse(ErrorKind::ValueValidation, &error),
         },
         _ => match selector(&options) {
@@ -230,21 +230,22 @@ fn plan(options: &Options, model: &Model, selector: impl LayerSelector + 'static
     Ok(planner.plan(model)?)
 }
 
-/// Opens the input, with as many threads to work on it as asked for.
-fn start(options: &Options) -> Result<Model, Box<dyn Error>> {
+/// Opens the input, with as many threads to work on it as asked for. It stays until the process ends, which takes all
+/// of its memory back at once instead of layer by layer.
+fn start(options: &Options) -> Result<&'static Model, Box<dyn Error>> {
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    open(&options.input)
+    Ok(Box::leak(Box::new(open(&options.input)?)))
 }
 
 fn quantize_planned(options: &Options, selector: impl LayerSelector + 'static) -> Result<(), Box<dyn Error>> {
     let model = start(options)?;
-    let plan = plan(options, &model, selector)?;
+    let plan = plan(options, model, selector)?;
     if let Some(path) = &options.plan_out {
         fs::write(path, serde_json::to_string_pretty(&plan)?)?;
     }
-    quantize(options, &model, QuantConfig::planned(plan))
+    quantize(options, model, QuantConfig::planned(plan))
 }
 
 fn quantize(options: &Options, model: &Model, config: QuantConfig) -> Result<(), Box<dyn Error>> {

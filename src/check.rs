@@ -235,7 +235,7 @@ fn check_layer(at: At<'_>, layer: &NeuralNetworkLayer, findings: &mut Vec<Findin
             network: Arc::clone(at.network),
             layer: layer.name.as_str().into(),
             layer_type,
-            field: weight.field.clone().into_owned(),
+            field: weight.field.clone(),
         };
         let mut found = Vec::new();
         match stored_form(&weight) {

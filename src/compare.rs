@@ -27,7 +27,7 @@ use crate::selector::WeightInfo;
 pub fn compare(original: &Model, other: &Model) -> Result<Report, Error> {
     let [ours, theirs] = [sites(original)?, sites(other)?];
     for index in 0..ours.len().max(theirs.len()) {
-        let of = |sites: &[Site]| sites.get(index).map(|site| (site.place.clone(), site.shape.dims.clone()));
+        let of = |sites: &[Site<'_>]| sites.get(index).map(|site| (site.place.clone(), site.shape.dims.clone()));
         let (our, their) = (of(&ours), of(&theirs));
         if our != their {
             return Err(Error::DifferentNetworks { original: describe(our), other: describe(their) });
@@ -48,12 +48,12 @@ pub fn compare(original: &Model, other: &Model) -> Result<Report, Error> {
 }
 
 /// The weights of a model, none of which is to be changed.
-fn sites(model: &Model) -> Result<Vec<Site>, Error> {
+fn sites(model: &Model) -> Result<Vec<Site<'_>>, Error> {
     model.require_network()?;
     plan(model.proto(), &QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false))
 }
 
-fn distortion(ours: &Site, theirs: &Site) -> Distortion {
+fn distortion(ours: &Site<'_>, theirs: &Site<'_>) -> Distortion {
     let mut buffers = Buffers::new();
     let (ours, theirs) = (view(ours, &mut buffers), view(theirs, &mut buffers));
     measure::between(ours.as_le_bytes(), theirs.as_le_bytes())

@@ -1,5 +1,6 @@
 //! What can go wrong, and where.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -170,7 +171,7 @@ pub struct Place {
     /// The layer's type, under its name in the format.
     pub layer_type: &'static str,
     /// The field's name in the format.
-    pub field: String,
+    pub field: Cow<'static, str>,
 }
 
 impl fmt::Display for Place {

@@ -17,11 +17,11 @@ use crate::walk::{self, At};
 /// One weight of a model and what becomes of it. Sites are in the order of [`walk::each_layer`] and
 /// [`layers::weights`].
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct Site<'m> {
     pub place: Place,
     pub shape: Shape,
-    /// The weight as it is stored; the payload is shared with the model.
-    pub params: WeightParams,
+    /// The weight as it is stored.
+    pub params: &'m WeightParams,
     pub before: StoredForm,
     pub after: StoredForm,
     pub outcome: Outcome,
@@ -49,7 +49,7 @@ pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> b
 ///
 /// [`Error::Weight`] for the first weight that is not stored as its layer needs it, [`Error::PlanMismatch`] if the
 /// configuration has a plan for another network.
-pub(crate) fn plan(model: &Model, config: &QuantConfig) -> Result<Vec<Site>, Error> {
+pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
     walk::each_layer(model, &mut |at, layer| {
@@ -66,27 +66,22 @@ pub(crate) fn plan(model: &Model, config: &QuantConfig) -> Result<Vec<Site>, Err
     Ok(sites)
 }
 
-fn plan_layer(
+fn plan_layer<'m>(
     at: At<'_>,
-    layer: &NeuralNetworkLayer,
+    layer: &'m NeuralNetworkLayer,
     config: &QuantConfig,
-    sites: &mut Vec<Site>,
+    sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
     let Some(layer_type) = layer_type(layer) else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
-    let weights: Vec<_> = layers::weights(layer).into_iter().filter(has_site).collect();
     let updatable = layers::is_updatable(layer);
     let name: Arc<str> = layer.name.as_str().into();
-    for weight in weights {
-        let place = Place {
-            network: Arc::clone(at.network),
-            layer: Arc::clone(&name),
-            layer_type,
-            field: weight.field.clone().into_owned(),
-        };
+    for weight in layers::weights(layer).into_iter().filter(has_site) {
+        let place =
+            Place { network: Arc::clone(at.network), layer: Arc::clone(&name), layer_type, field: weight.field };
         let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
-        let shape = weight.shape.clone().map_err(|error| fail(error.into()))?;
+        let shape = weight.shape.map_err(|error| fail(error.into()))?;
         let params = weight.params.ok_or_else(|| fail(WeightError::Missing { expected: shape.units }))?;
         let before = StoredForm::of(params, &shape).map_err(fail)?;
         let info = WeightInfo {
@@ -95,7 +90,7 @@ fn plan_layer(
             layer,
             layer_name: &layer.name,
             layer_type,
-            field: &weight.field,
+            field: &place.field,
             shape: &shape.dims,
         };
         config.check_planned(sites.len(), &info)?;
@@ -115,7 +110,7 @@ fn plan_layer(
             Ok(form) => (form, Outcome::Converted),
             Err(reason) => (before, Outcome::Kept(reason)),
         };
-        sites.push(Site { place, shape, params: params.clone(), before, after, outcome, quantizer: chosen.ok() });
+        sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
     if selected {
         agree(&mut sites[first..]);
@@ -185,7 +180,7 @@ fn decide(
 ///
 /// Where some become float16, the others follow. A mix that only the original had (Create ML writes such models)
 /// becomes float32, which loses nothing.
-fn agree(sites: &mut [Site]) {
+fn agree(sites: &mut [Site<'_>]) {
     let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
     if !(has(StoredForm::Float16) && has(StoredForm::Float32)) {
         return;
@@ -199,6 +194,6 @@ fn agree(sites: &mut [Site]) {
     }
 }
 
-fn is_checked(site: &Site) -> bool {
+fn is_checked(site: &Site<'_>) -> bool {
     site.outcome != Outcome::Kept(Reason::LeftAlone)
 }

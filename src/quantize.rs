@@ -1,8 +1,8 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
@@ -22,7 +22,7 @@ use crate::report::{Outcome, Report, WeightReport};
 use crate::save::{self, SaveOptions};
 use crate::stored::{Nbits, StoredForm};
 use crate::walk;
-use crate::weight_params::FloatValues;
+use crate::weight_params::{FloatValues, Hole};
 
 /// A quantized model, and what was done to it.
 #[derive(Clone, Debug)]
@@ -49,9 +49,10 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let results: Vec<Result<WeightParams, Error>> =
         (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut Buffers::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut quantized = model.into_owned();
+    let measured = job.measured();
+    let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: job.report(folds) })
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -71,11 +72,12 @@ pub fn quantize_to_file(
     let (model, folds) = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
-    let holes: Vec<WeightParams> = sites.iter().map(|site| WeightParams::hole(encoded_len(site))).collect();
-    let mut skeleton = model.into_owned();
-    put_back(&mut skeleton, &sites, holes.clone());
+    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
+    let mut skeleton = proto::Model::clone(&model);
+    put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
     save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))?;
-    Ok(job.report(folds))
+    let measured = job.measured();
+    Ok(report(folds, sites, measured))
 }
 
 /// The model whose weights are planned: folded first, if the configuration says so.
@@ -92,9 +94,9 @@ pub(crate) fn prepare<'m>(
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
-fn encoded_len(site: &Site) -> usize {
+fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
-        Outcome::Kept(_) => prost::Message::encoded_len(&site.params),
+        Outcome::Kept(_) => prost::Message::encoded_len(site.params),
         Outcome::Converted | Outcome::MovedAlong => {
             WeightParams::encoded_len_of(site.after, site.shape.units, site.params.is_updatable)
         }
@@ -103,7 +105,7 @@ fn encoded_len(site: &Site) -> usize {
 
 /// Puts new weights in the place of the old ones, in the order of the sites, and raises the versions of the models
 /// around them.
-fn put_back(model: &mut proto::Model, sites: &[Site], params: Vec<WeightParams>) {
+fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoIterator<Item = WeightParams>) {
     let mut new = sites.iter().zip(params);
     walk::change_networks(model, walk::ROOT, &mut |_, model| {
         let mut version = 0;
@@ -134,7 +136,7 @@ fn put_back(model: &mut proto::Model, sites: &[Site], params: Vec<WeightParams>)
 /// Runs sites and counts what is done.
 struct Job<'a> {
     config: &'a QuantConfig,
-    sites: &'a [Site],
+    sites: &'a [Site<'a>],
     /// What is measured of each site.
     distortions: Vec<OnceLock<Distortion>>,
     weights: usize,
@@ -144,7 +146,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &'a [Site]) -> Self {
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>]) -> Self {
         let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
         Self {
             config,
@@ -182,25 +184,31 @@ impl<'a> Job<'a> {
         Ok(params)
     }
 
-    fn report(&self, folds: FoldReport) -> Report {
-        let distortion = |site: &Site, measured: &OnceLock<Distortion>| match site.outcome {
-            Outcome::Kept(_) => self.config.measure.then_some(Distortion::NONE),
-            _ => measured.get().copied(),
+    /// What was measured of each site.
+    fn measured(self) -> Vec<Option<Distortion>> {
+        let measure = self.config.measure;
+        let of = |(site, measured): (&Site<'_>, OnceLock<Distortion>)| match site.outcome {
+            Outcome::Kept(_) => measure.then_some(Distortion::NONE),
+            _ => measured.into_inner(),
         };
-        let weights = self.sites.iter().zip(&self.distortions).map(|(site, measured)| WeightReport {
-            place: site.place.clone(),
-            shape: site.shape.dims.clone(),
-            before: site.before,
-            after: site.after,
-            outcome: site.outcome,
-            distortion: distortion(site, measured),
-        });
-        Report { folds, weights: weights.collect() }
+        self.sites.iter().zip(self.distortions).map(of).collect()
     }
 }
 
+fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distortion>>) -> Report {
+    let weights = sites.into_iter().zip(measured).map(|(site, distortion)| WeightReport {
+        place: site.place,
+        shape: site.shape.dims,
+        before: site.before,
+        after: site.after,
+        outcome: site.outcome,
+        distortion,
+    });
+    Report { folds, weights: weights.collect() }
+}
+
 /// A weight as a quantizer sees it.
-pub(crate) fn view<'s>(site: &'s Site, buffers: &mut Buffers) -> WeightView<'s> {
+pub(crate) fn view<'s>(site: &'s Site<'_>, buffers: &mut Buffers) -> WeightView<'s> {
     let Site { shape, params, .. } = site;
     let axis = shape.scale_axis();
     if site.before == StoredForm::Float32 {
@@ -211,7 +219,7 @@ pub(crate) fn view<'s>(site: &'s Site, buffers: &mut Buffers) -> WeightView<'s> 
 }
 
 /// How far a new form of a weight is from the values that the weight had.
-fn distortion(site: &Site, quantized: &QuantizedWeight, buffers: &mut Buffers) -> Distortion {
+fn distortion(site: &Site<'_>, quantized: &QuantizedWeight, buffers: &mut Buffers) -> Distortion {
     // A decoded weight went into the quantizer; decoding again is cheaper than a copy of every weight.
     let original = view(site, buffers);
     let distortion = measure::distortion(&original, quantized);
@@ -221,7 +229,7 @@ fn distortion(site: &Site, quantized: &QuantizedWeight, buffers: &mut Buffers) -
 
 /// A weight in its new form, and how far that is from the values it had if it is to be measured.
 fn convert(
-    site: &Site,
+    site: &Site<'_>,
     quantizer: &dyn Quantizer,
     measure: bool,
     buffers: &mut Buffers,
@@ -244,7 +252,7 @@ fn convert(
 }
 
 /// The values of a weight as little-endian float32, from any form but that.
-fn decode(site: &Site, buffers: &mut Buffers) -> Vec<u8> {
+fn decode(site: &Site<'_>, buffers: &mut Buffers) -> Vec<u8> {
     let Site { params, shape, before, .. } = site;
     let mut values = buffers.take(StoredForm::Float32.byte_len(shape.units));
     let quantization = params.quantization.as_ref().and_then(|params| params.quantization_type.as_ref());

@@ -230,7 +230,7 @@ impl fmt::Display for Report {
                 [
                     format!("{}/{}", weight.place.network, weight.place.layer),
                     weight.place.layer_type.to_owned(),
-                    weight.place.field.clone(),
+                    weight.place.field.to_string(),
                     weight.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
                     format!("{} -> {}", weight.bytes_before(), weight.bytes_after()),
                     weight.distortion.map_or_else(|| "-".to_owned(), |d| decibels(d.sqnr_db())),

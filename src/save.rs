@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 use rayon::prelude::*;
@@ -18,6 +18,7 @@ use crate::plan::has_site;
 use crate::proto::{Model, WeightParams};
 use crate::quantizer::Buffers;
 use crate::walk;
+use crate::weight_params::Hole;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +51,8 @@ pub(crate) fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<
             walk::change_layers(layers, &mut |layer| {
                 for params in layers::weights_mut(layer).into_iter().filter(has_site).filter_map(|weight| weight.params)
                 {
-                    let hole = WeightParams::hole(params.encoded_len());
-                    weights.push(std::mem::replace(params, hole.clone()));
+                    let hole = Arc::new(Hole::new(params.encoded_len()));
+                    weights.push(std::mem::replace(params, WeightParams::hole(&hole)));
                     holes.push(hole);
                 }
             });
@@ -64,7 +65,7 @@ pub(crate) fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<
 /// Writes a model whose weights are holes, and fills them with what `produce` returns for their indices.
 pub(crate) fn write_file(
     skeleton: &Model,
-    holes: &[WeightParams],
+    holes: &[Arc<Hole>],
     path: &Path,
     options: &SaveOptions,
     produce: &Produce<'_>,
@@ -139,20 +140,20 @@ struct Piece {
 fn write_pieces(
     file: &File,
     skeleton: &Model,
-    holes: &[WeightParams],
+    holes: &[Arc<Hole>],
     produce: &Produce<'_>,
     io: &(dyn Fn(io::Error) -> Error + Sync),
 ) -> Result<(), Error> {
     // Holes write nothing, so the buffer is as long as the skeleton alone.
     let total = skeleton.encoded_len();
-    let weights: usize = holes.iter().map(Message::encoded_len).sum();
+    let weights: usize = holes.iter().map(|hole| hole.len()).sum();
     let mut bytes = Vec::with_capacity(total - weights);
     let capacity = bytes::BufMut::remaining_mut(&bytes);
     skeleton.encode_raw(&mut bytes);
 
     let mut pieces: Vec<Piece> = Vec::new();
     let (mut offset, mut done) = (0_u64, 0);
-    for (index, hole) in holes.iter().filter_map(WeightParams::as_hole).enumerate() {
+    for (index, hole) in holes.iter().enumerate() {
         let before = done..hole.offset(capacity);
         done = before.end;
         let len = before.len() + hole.len();

@@ -1,5 +1,6 @@
 //! What a model holds: its layers and how their weights are stored.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::WeightError;
@@ -30,7 +31,7 @@ pub struct LayerSurvey<'a> {
 #[non_exhaustive]
 pub struct WeightSurvey<'a> {
     /// The field's name in the format.
-    pub field: String,
+    pub field: Cow<'static, str>,
     /// The dimensions, row-major; empty if the layer's sizes make no shape.
     pub shape: Vec<usize>,
     /// The weight itself; `None` if it is missing.
@@ -45,7 +46,7 @@ impl Model {
         let mut found = Vec::new();
         walk::each_layer(self.proto(), &mut |at, layer| {
             let weights = layers::weights(layer).into_iter().filter(has_site).map(|weight| WeightSurvey {
-                field: weight.field.into_owned(),
+                field: weight.field,
                 params: weight.params,
                 shape: weight.shape.as_ref().map(|shape| shape.dims.clone()).unwrap_or_default(),
                 stored: weight.shape.map_err(WeightError::from).and_then(|shape| match weight.params {

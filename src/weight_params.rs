@@ -67,6 +67,11 @@ pub(crate) struct Hole {
 }
 
 impl Hole {
+    /// Room for a message of `len` encoded bytes.
+    pub(crate) fn new(len: usize) -> Self {
+        Self { len, remaining: AtomicUsize::new(0) }
+    }
+
     /// The encoded length of the message that belongs here, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -85,14 +90,13 @@ impl WeightParams {
         Self { float_value: values.into(), ..Self::default() }
     }
 
-    /// A placeholder for a message of `len` encoded bytes.
-    pub(crate) fn hole(len: usize) -> Self {
-        let hole = Hole { len, remaining: AtomicUsize::new(0) };
-        Self { float_value: FloatValues(Storage::Hole(Arc::new(hole))), ..Self::default() }
+    /// A placeholder for a message that is written later.
+    pub(crate) fn hole(hole: &Arc<Hole>) -> Self {
+        Self { float_value: FloatValues(Storage::Hole(Arc::clone(hole))), ..Self::default() }
     }
 
     /// The placeholder, if this is one.
-    pub(crate) fn as_hole(&self) -> Option<&Hole> {
+    fn as_hole(&self) -> Option<&Hole> {
         match &self.float_value.0 {
             Storage::Hole(hole) => Some(hole),
             Storage::Shared(_) | Storage::Owned(_) => None,

@@ -53,7 +53,7 @@ fn quantize(model: &Model, config: &QuantConfig, what: &str) -> Quantized {
 /// The form and the outcome of each weight.
 fn outcomes(quantized: &Quantized) -> Vec<(&str, StoredForm, Outcome)> {
     let weights = quantized.report.weights.iter();
-    weights.map(|weight| (weight.place.field.as_str(), weight.after, weight.outcome)).collect()
+    weights.map(|weight| (&*weight.place.field, weight.after, weight.outcome)).collect()
 }
 
 fn only_weights(weight: &WeightInfo<'_>) -> bool {

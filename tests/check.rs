@@ -45,7 +45,7 @@ fn name(violation: &Violation) -> &'static str {
 /// The names of what `check` finds, and of the field or `layer` or model path it finds it at.
 fn found(model: &Model) -> Vec<(String, &'static str)> {
     let at = |subject: Subject| match subject {
-        Subject::Weight(place) => place.field,
+        Subject::Weight(place) => place.field.into_owned(),
         Subject::Layer { .. } => "layer".to_owned(),
         Subject::Model { path } => path,
         other => panic!("{other:?}"),

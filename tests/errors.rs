@@ -173,7 +173,7 @@ fn matrix(params: Option<WeightParams>) -> NeuralNetworkLayer {
 /// The error for a matrix, which has to be at its place.
 fn fail_in_matrix(params: Option<WeightParams>, config: &QuantConfig) -> WeightError {
     let (place, error) = fail_with(matrix(params), config);
-    assert_eq!((&*place.layer, place.layer_type, place.field.as_str()), ("dense", "innerProduct", "weights"));
+    assert_eq!((&*place.layer, place.layer_type, &*place.field), ("dense", "innerProduct", "weights"));
     error
 }
 

@@ -187,7 +187,7 @@ impl Planner {
             sites.iter().zip(chosen).map(|(site, Candidate { method, form, relative_error })| PlannedWeight {
                 network: site.place.network.to_string(),
                 layer: site.place.layer.to_string(),
-                field: site.place.field.clone(),
+                field: site.place.field.to_string(),
                 values: site.shape.units as u64,
                 method,
                 bytes: form.byte_len(site.shape.units) as u64,
@@ -217,7 +217,7 @@ impl Planner {
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight))
     }
 
-    fn choice(&self, site: &Site, candidate: &Candidate, weighting: f64) -> Choice {
+    fn choice(&self, site: &Site<'_>, candidate: &Candidate, weighting: f64) -> Choice {
         let Candidate { method, form, relative_error } = *candidate;
         let units = site.shape.units;
         let bytes = match (self.target, method) {
@@ -245,13 +245,13 @@ struct Candidate {
 }
 
 /// The bytes of a model without its weights.
-fn overhead(model: &crate::proto::Model, sites: &[Site]) -> u64 {
+fn overhead(model: &crate::proto::Model, sites: &[Site<'_>]) -> u64 {
     let weights: usize = sites.iter().map(|site| site.params.encoded_len()).sum();
     model.encoded_len().saturating_sub(weights) as u64
 }
 
 /// What a weight can be, and the error of each; keeping it comes first. What fails is left out.
-fn candidates(site: &Site, allowed: &[(Method, StoredForm)]) -> Vec<Candidate> {
+fn candidates(site: &Site<'_>, allowed: &[(Method, StoredForm)]) -> Vec<Candidate> {
     let mut found = vec![Candidate { method: Method::Keep, form: site.before, relative_error: 0.0 }];
     if allowed.is_empty() {
         return found;
