@@ -36,6 +36,9 @@ mod method;
 mod mixed;
 mod model;
 mod plan;
+#[cfg(feature = "predict")]
+#[allow(dead_code, unused_imports, reason = "the executor is being written")]
+pub mod predict;
 pub mod proto;
 mod quantize;
 mod quantizer;
