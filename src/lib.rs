@@ -21,6 +21,9 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)
 )]
 
+#[cfg(feature = "predict")]
+#[allow(dead_code, unused_imports, reason = "the walk over the network is being written")]
+mod calibrate;
 mod check;
 mod compare;
 mod config;
