@@ -2,6 +2,7 @@
 //!
 //! What a layer means stands here, one file a family of layers; which weights it has stands in the table of layers.
 
+pub(crate) mod engine;
 pub(crate) mod ops;
 mod tensor;
 
