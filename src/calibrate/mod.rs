@@ -15,11 +15,13 @@
 
 mod dense;
 mod descent;
+mod gather;
 mod levels;
 mod matrix;
 mod moments;
 mod refit;
 mod start;
+mod synthetic;
 mod target;
 
 #[cfg(test)]
