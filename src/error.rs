@@ -407,6 +407,12 @@ pub enum ConfigError {
         /// What was asked for.
         found: String,
     },
+    /// There is no such way to store biases.
+    #[error("there is no \"{found}\" for biases; there are float16, as-weights and keep")]
+    UnknownBiases {
+        /// What was asked for.
+        found: String,
+    },
     /// The mode cannot be made from its name alone.
     #[error("custom_lut needs a function, see QuantConfig::custom_lut")]
     NeedsFunction,

@@ -569,6 +569,16 @@ pub(crate) fn is_updatable(layer: &NeuralNetworkLayer) -> bool {
     layer.is_updatable || weights(layer).iter().any(|weight| weight.params.is_some_and(|params| params.is_updatable))
 }
 
+/// Whether a weight is a vector that is added or multiplied once a channel: a bias, a peephole, what a normalization,
+/// `scale` or `bias` layer has.
+pub(crate) fn is_bias(layer: &NeuralNetworkLayer, shape: &Shape) -> bool {
+    match layer.layer {
+        Some(Layer::Scale(_) | Layer::Bias(_)) => true,
+        Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)) | None => false,
+        Some(_) => shape.dims.len() == 1,
+    }
+}
+
 /// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that
 /// cannot.
 pub(crate) fn int8_dynamic(layer: &NeuralNetworkLayer) -> Option<Int8Dynamic> {

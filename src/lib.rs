@@ -56,7 +56,7 @@ mod wire;
 
 pub use check::{Finding, Subject, Violation, check};
 pub use compare::compare;
-pub use config::{Mode, Progress, QuantConfig};
+pub use config::{Biases, Mode, Progress, QuantConfig};
 pub use decode::DecodeOptions;
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};

@@ -3,12 +3,12 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use crate::config::QuantConfig;
+use crate::config::{Biases, QuantConfig};
 use crate::error::{Error, Place, WeightError};
 use crate::layer_type::layer_type;
 use crate::layers::{self, Rule, Shape};
 use crate::proto::{Model, NeuralNetworkLayer, WeightParams};
-use crate::quantizer::Quantizer;
+use crate::quantizer::{Float16, Quantizer};
 use crate::report::{Outcome, Reason};
 use crate::selector::WeightInfo;
 use crate::stored::StoredForm;
@@ -75,6 +75,7 @@ fn plan_layer<'m>(
     let Some(layer_type) = layer_type(layer) else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
+    let mut softened = Vec::new();
     let updatable = layers::is_updatable(layer);
     let name: Arc<str> = layer.name.as_str().into();
     for weight in layers::weights(layer).into_iter().filter(has_site) {
@@ -99,6 +100,22 @@ fn plan_layer<'m>(
             _ => config.choose(sites.len(), &info),
         };
         selected |= chosen.is_ok();
+        let chosen = chosen.and_then(|quantizer| {
+            let form = quantizer.stored_form(&shape.dims, shape.scale_axis());
+            let in_few_bits = matches!(form, StoredForm::Linear { .. } | StoredForm::LookupTable { .. });
+            if !in_few_bits || config.is_planned() || !layers::is_bias(layer, &shape) {
+                return Ok(quantizer);
+            }
+            match config.biases {
+                Biases::AsWeights => Ok(quantizer),
+                Biases::Keep => Err(Reason::BiasKept),
+                Biases::Float16 if fits_float16(params) => {
+                    softened.push(sites.len());
+                    Ok(Arc::new(Float16) as Arc<dyn Quantizer>)
+                }
+                Biases::Float16 => Err(Reason::BeyondFloat16),
+            }
+        });
         let decision = match &chosen {
             Ok(quantizer) => {
                 let target = target(quantizer.as_ref(), &shape).map_err(fail)?;
@@ -112,10 +129,24 @@ fn plan_layer<'m>(
         };
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
+    if sites[first..].iter().any(|site| site.after == StoredForm::Float32 && is_checked(site)) {
+        for index in softened {
+            if let Some(site) = sites.get_mut(index).filter(|site| site.outcome == Outcome::Converted) {
+                (site.after, site.outcome) = (site.before, Outcome::Kept(Reason::Float32Beside));
+            }
+        }
+    }
     if selected {
         agree(&mut sites[first..]);
     }
     Ok(())
+}
+
+/// Whether no finite value is beyond float16. Others are the quantizer's to refuse.
+fn fits_float16(params: &WeightParams) -> bool {
+    /// The smallest magnitude that rounds to infinity.
+    const BEYOND: f32 = 65520.0;
+    params.float_value.iter().all(|value| !value.is_finite() || value.abs() < BEYOND)
 }
 
 /// The form the quantizer wants for a shape, if Core ML reads it.

@@ -79,6 +79,12 @@ pub enum Reason {
     FloatOnly,
     /// The weight of a custom layer or an activation, which nobody but the layer understands.
     LeftAlone,
+    /// A bias or the like, and biases stay as they are ([`Biases::Keep`](crate::Biases::Keep)).
+    BiasKept,
+    /// A bias or the like with values that float16 does not hold.
+    BeyondFloat16,
+    /// A bias or the like that would become float16 in a layer whose weights stay float32, which Core ML refuses.
+    Float32Beside,
     /// int8 activations: the weight is no matrix of an `innerProduct` or one-input `batchedMatmul` layer.
     NotAMatrix,
     /// int8 activations: the layer has a bias, which Core ML does not add to them.
@@ -100,6 +106,9 @@ impl fmt::Display for Reason {
             Self::Float32Only => f.write_str("must be float32"),
             Self::FloatOnly => f.write_str("must be float32 or float16"),
             Self::LeftAlone => f.write_str("the layer's own business"),
+            Self::BiasKept => f.write_str("biases are kept"),
+            Self::BeyondFloat16 => f.write_str("beyond the range of float16"),
+            Self::Float32Beside => f.write_str("beside float32 weights"),
             Self::NotAMatrix => f.write_str("not the matrix of a product"),
             Self::LayerHasBias => f.write_str("the layer has a bias"),
             Self::Rank5Mapping => f.write_str("the network maps arrays to rank 5"),

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::hull::{self, Bound, Choice, Float, Group};
 use super::{Plan, PlannedWeight};
-use crate::config::{Mode, QuantConfig};
+use crate::config::{Biases, Mode, QuantConfig};
 use crate::error::{Error, Place};
 use crate::kmeans::{Clusters, Strategy};
 use crate::measure;
@@ -65,6 +65,7 @@ pub struct Planner {
     selector: Arc<dyn LayerSelector>,
     requantize: bool,
     fold: bool,
+    biases: Biases,
 }
 
 impl Planner {
@@ -78,6 +79,7 @@ impl Planner {
             selector: Arc::new(DefaultSelector),
             requantize: false,
             fold: true,
+            biases: Biases::default(),
         }
     }
 
@@ -129,6 +131,14 @@ impl Planner {
         self
     }
 
+    /// Which forms biases may take. Default: [`Biases::Float16`]: what they have, or float16; with
+    /// [`Biases::AsWeights`] those of any weight.
+    #[must_use]
+    pub fn with_biases(mut self, biases: Biases) -> Self {
+        self.biases = biases;
+        self
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -145,9 +155,11 @@ impl Planner {
         let mut allowed: Vec<Vec<(Method, StoredForm)>> = sites.iter().map(|_| Vec::new()).collect();
         for method in methods {
             let Some(quantizer) = method.quantizer() else { continue };
-            for (site, allowed) in plan(&model, &self.config(QuantConfig::shared(quantizer)))?.iter().zip(&mut allowed)
-            {
-                if site.outcome == Outcome::Converted {
+            let config = self.config(QuantConfig::shared(Arc::clone(&quantizer)));
+            for (site, allowed) in plan(&model, &config)?.iter().zip(&mut allowed) {
+                // Biases in float16 beside weights in few bits are float16's choice.
+                let own_form = quantizer.stored_form(&site.shape.dims, site.shape.scale_axis()) == site.after;
+                if site.outcome == Outcome::Converted && own_form {
                     allowed.push((method, site.after));
                 }
             }
@@ -213,6 +225,7 @@ impl Planner {
         let selector = Arc::clone(&self.selector);
         config
             .with_fold(self.fold)
+            .with_biases(self.biases)
             .with_requantize(self.requantize)
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight))
     }
