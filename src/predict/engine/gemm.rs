@@ -85,6 +85,30 @@ pub(crate) fn matrix_vector(out: &mut [f32], matrix: &[f32], vector: &[f32]) {
     });
 }
 
+/// `out += W x` for every vector `x` of `inputs` values; `weights` is `W`, row-major `outputs` x `inputs`.
+pub(crate) fn linear(out: &mut [f32], vectors: &[f32], weights: &[f32], inputs: usize, outputs: usize) {
+    if out.is_empty() || inputs == 0 {
+        return;
+    }
+    let count = out.len() / outputs;
+    let weights_matrix = Matrix::new(weights, outputs, inputs);
+    let vectors_matrix = Matrix::new(vectors, count, inputs);
+    if count == 1 {
+        matrix_vector(out, weights, vectors);
+    } else if count >= 2 * ROWS {
+        gemm(out, vectors_matrix, weights_matrix.transposed(), true);
+    } else {
+        // Few vectors: the rows of the matrix are what can be cut into pieces.
+        let mut products = vec![0.0; out.len()];
+        gemm(&mut products, weights_matrix, vectors_matrix.transposed(), false);
+        for (output, products) in products.chunks(count).enumerate() {
+            for (out, product) in out.chunks_mut(outputs).zip(products) {
+                out[output] += product;
+            }
+        }
+    }
+}
+
 /// Sums that run side by side.
 const LANES: usize = 32;
 

@@ -17,7 +17,7 @@ mod tests;
 pub(crate) use axis::Axis;
 pub(crate) use convolution::convolution;
 pub(crate) use deconvolution::deconvolution;
-pub(crate) use gemm::{Matrix, gemm, matrix_vector};
+pub(crate) use gemm::{Matrix, gemm, linear};
 pub(crate) use pool::{Pooling, pool};
 
 use rayon::prelude::*;

@@ -96,7 +96,7 @@ proptest! {
         prop_assert_eq!(&out, &expected);
         let vector = values(depth, 4);
         let mut out = vec![0.5; rows];
-        matrix_vector(&mut out, &a, &vector);
+        linear(&mut out, &vector, &a, depth, rows);
         let expected: Vec<f32> = (0..rows).map(|row| 0.5 + (0..depth).map(|k| a[row * depth + k] * vector[k]).sum::<f32>()).collect();
         prop_assert_eq!(out, expected);
     }

@@ -1,0 +1,9 @@
+//! What the families share in their tests.
+
+use rand::SeedableRng;
+
+use super::*;
+
+pub(super) fn context(output_count: usize) -> Context {
+    Context { output_count, max_values: 1 << 20, random: Pcg64::seed_from_u64(1), notes: Vec::new() }
+}
