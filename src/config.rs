@@ -187,6 +187,8 @@ pub struct QuantConfig {
     pub(crate) fold: bool,
     pub(crate) measure: bool,
     pub(crate) biases: Biases,
+    #[cfg(feature = "predict")]
+    pub(crate) calibration: Option<Arc<crate::calibrate::Calibration>>,
 }
 
 /// What converts a weight.
@@ -293,6 +295,8 @@ impl QuantConfig {
             fold: true,
             measure: true,
             biases: Biases::default(),
+            #[cfg(feature = "predict")]
+            calibration: None,
         }
     }
 
@@ -378,6 +382,15 @@ impl QuantConfig {
     #[must_use]
     pub fn with_biases(mut self, biases: Biases) -> Self {
         self.biases = biases;
+        self
+    }
+
+    /// Chooses codes, scales and tables by the outputs of each layer on samples instead of by the weights alone. Default:
+    /// by the weights alone.
+    #[cfg(feature = "predict")]
+    #[must_use]
+    pub fn with_calibration(mut self, calibration: crate::calibrate::Calibration) -> Self {
+        self.calibration = Some(Arc::new(calibration));
         self
     }
 

@@ -579,6 +579,31 @@ pub(crate) fn is_bias(layer: &NeuralNetworkLayer, shape: &Shape) -> bool {
     }
 }
 
+/// Whether a layer that may have a bias of its outputs has one; `None` for layers that cannot.
+pub(crate) fn has_bias(layer: &NeuralNetworkLayer) -> Option<bool> {
+    Some(match layer.layer.as_ref()? {
+        Layer::Convolution(p) => p.has_bias,
+        Layer::InnerProduct(p) => p.has_bias,
+        Layer::BatchedMatmul(p) => p.has_bias,
+        Layer::Embedding(p) => p.has_bias,
+        Layer::EmbeddingNd(p) => p.has_bias,
+        _ => return None,
+    })
+}
+
+/// Gives a layer a bias, if it may have one.
+pub(crate) fn add_bias(layer: &mut NeuralNetworkLayer, bias: WeightParams) {
+    let (has_bias, place) = match layer.layer.as_mut() {
+        Some(Layer::Convolution(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::InnerProduct(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::BatchedMatmul(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::Embedding(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::EmbeddingNd(p)) => (&mut p.has_bias, &mut p.bias),
+        _ => return,
+    };
+    (*has_bias, *place) = (true, Some(bias));
+}
+
 /// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that
 /// cannot.
 pub(crate) fn int8_dynamic(layer: &NeuralNetworkLayer) -> Option<Int8Dynamic> {

@@ -54,6 +54,8 @@ mod walk;
 pub mod weight_params;
 mod wire;
 
+#[cfg(feature = "predict")]
+pub use calibrate::{Calibration, Sample};
 pub use check::{Finding, Subject, Violation, check};
 pub use compare::compare;
 pub use config::{Biases, Mode, Progress, QuantConfig};
@@ -67,8 +69,8 @@ pub use mixed::{Plan, PlannedWeight, Planner, Target};
 pub use model::Model;
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric,
-    QuantizedWeight, Quantizer, WeightView,
+    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange,
+    LinearSymmetric, QuantizedWeight, Quantizer, WeightView,
 };
 pub use report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
 pub use save::SaveOptions;

@@ -44,14 +44,16 @@ pub struct Quantized {
 /// layer needs it or whose values cannot be quantized.
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let (model, folds) = prepare(model, config)?;
-    let sites = plan(&model, config)?;
-    let job = Job::new(config, &sites);
+    let mut sites = plan(&model, config)?;
+    let overrides = Overrides::new(&model, &mut sites, config);
+    let job = Job::new(config, &sites, &overrides);
     let results: Vec<Result<WeightParams, Error>> =
         (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut Buffers::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
+    overrides.add_biases(&mut quantized);
     Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
 }
 
@@ -70,11 +72,13 @@ pub fn quantize_to_file(
     options: &SaveOptions,
 ) -> Result<Report, Error> {
     let (model, folds) = prepare(model, config)?;
-    let sites = plan(&model, config)?;
-    let job = Job::new(config, &sites);
+    let mut sites = plan(&model, config)?;
+    let overrides = Overrides::new(&model, &mut sites, config);
+    let job = Job::new(config, &sites, &overrides);
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
     put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
+    overrides.add_biases(&mut skeleton);
     save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))?;
     let measured = job.measured();
     Ok(report(folds, sites, measured))
@@ -133,8 +137,59 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
     });
 }
 
+/// What calibration decided before the job: weights by the number of their site, and biases for layers that had none.
+#[derive(Debug, Default)]
+struct Overrides {
+    #[cfg(feature = "predict")]
+    calibrated: crate::calibrate::Overrides,
+}
+
+#[cfg(feature = "predict")]
+impl Overrides {
+    fn new(model: &proto::Model, sites: &mut [Site<'_>], config: &QuantConfig) -> Self {
+        let Some(calibration) = &config.calibration else { return Self::default() };
+        let data_free = |site: &Site<'_>| {
+            let quantizer: &dyn Quantizer = match &site.quantizer {
+                Some(quantizer) => quantizer.as_ref(),
+                None if site.after == StoredForm::Float16 => &Float16,
+                None => &Dequantize,
+            };
+            let quantized = convert(site, quantizer, false, &mut Buffers::new()).ok()?.0;
+            Some(to_params(quantized, site.params.is_updatable))
+        };
+        Self { calibrated: crate::calibrate::calibrate(model, sites, calibration, &data_free) }
+    }
+
+    fn weight(&self, site: usize) -> Option<&WeightParams> {
+        self.calibrated.weights.get(&site)
+    }
+
+    fn add_biases(&self, model: &mut proto::Model) {
+        let Some((layers, _)) = walk::network_mut(model) else { return };
+        for (&index, bias) in &self.calibrated.biases {
+            if let Some(layer) = layers.get_mut(index) {
+                layers::add_bias(layer, bias.clone());
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "predict"))]
+impl Overrides {
+    fn new(_: &proto::Model, _: &mut [Site<'_>], _: &QuantConfig) -> Self {
+        Self::default()
+    }
+
+    fn weight(&self, _: usize) -> Option<&WeightParams> {
+        None
+    }
+
+    fn add_biases(&self, _: &mut proto::Model) {}
+}
+
 /// Runs sites and counts what is done.
 struct Job<'a> {
+    overrides: &'a Overrides,
     config: &'a QuantConfig,
     sites: &'a [Site<'a>],
     /// What is measured of each site.
@@ -146,9 +201,10 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>]) -> Self {
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], overrides: &'a Overrides) -> Self {
         let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
         Self {
+            overrides,
             config,
             sites,
             distortions: sites.iter().map(|_| OnceLock::new()).collect(),
@@ -169,12 +225,20 @@ impl<'a> Job<'a> {
             _ => &Dequantize,
         };
         let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
-        let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
+        let (params, distortion) = match self.overrides.weight(index) {
+            Some(params) => {
+                let measured = self.config.measure.then(|| stored_distortion(site, params, buffers));
+                (params.clone(), measured)
+            }
+            None => {
+                let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
+                (to_params(quantized, site.params.is_updatable), distortion)
+            }
+        };
         if let Some(distortion) = distortion {
             // Set once: no site runs twice.
             let _ = self.distortions[index].set(distortion);
         }
-        let params = to_params(quantized, site.params.is_updatable);
         let units = site.shape.units as u64;
         let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
         let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
@@ -225,6 +289,21 @@ fn distortion(site: &Site<'_>, quantized: &QuantizedWeight, buffers: &mut Buffer
     let distortion = measure::distortion(&original, quantized);
     original.recycle(buffers);
     distortion
+}
+
+/// How far a stored weight is from the values that a site's weight had.
+fn stored_distortion(site: &Site<'_>, params: &WeightParams, buffers: &mut Buffers) -> Distortion {
+    let original = view(site, buffers);
+    let measured = if site.after == StoredForm::Float32 {
+        measure::between(original.as_le_bytes(), params.float_value.as_le_bytes())
+    } else {
+        let decoded = decode(params, &site.shape, site.after, buffers);
+        let measured = measure::between(original.as_le_bytes(), &decoded);
+        buffers.give_back(decoded);
+        measured
+    };
+    original.recycle(buffers);
+    measured
 }
 
 /// A weight in its new form, and how far that is from the values it had if it is to be measured.
@@ -297,7 +376,7 @@ fn grouped_rows(shape: &Shape, axis: ChannelAxis, all: &[f32]) -> (Channels, Vec
 }
 
 /// A quantized weight as Core ML stores it.
-fn to_params(quantized: QuantizedWeight, is_updatable: bool) -> WeightParams {
+pub(crate) fn to_params(quantized: QuantizedWeight, is_updatable: bool) -> WeightParams {
     let empty = WeightParams { is_updatable, ..WeightParams::default() };
     match quantized {
         QuantizedWeight::Float32(bytes) => {

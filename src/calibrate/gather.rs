@@ -11,6 +11,8 @@ use crate::predict::engine::Geometry;
 pub(crate) enum Reading {
     /// Vectors of so many values, one after the other.
     Vectors(usize),
+    /// Numbers of tokens, each of which stands for a vector with a one in its place.
+    Tokens(usize),
     /// Windows: a vector for each output position holds, for each group, channel and tap, the input.
     Windows {
         /// Sizes; of a transposed convolution those of the convolution whose transpose it is: its `axes` have the
@@ -25,7 +27,7 @@ impl Reading {
     /// Number of groups.
     pub(crate) fn groups(&self) -> usize {
         match self {
-            Self::Vectors(_) => 1,
+            Self::Vectors(_) | Self::Tokens(_) => 1,
             Self::Windows { geometry, .. } => geometry.groups,
         }
     }
@@ -33,7 +35,7 @@ impl Reading {
     /// Inputs of a row.
     pub(crate) fn inputs(&self) -> usize {
         match self {
-            Self::Vectors(inputs) => *inputs,
+            Self::Vectors(inputs) | Self::Tokens(inputs) => *inputs,
             Self::Windows { geometry, .. } => {
                 let taps: usize = geometry.axes.iter().map(|axis| axis.kernel).product();
                 geometry.inputs / geometry.groups * taps
@@ -45,6 +47,7 @@ impl Reading {
     fn sample_len(&self) -> usize {
         match self {
             Self::Vectors(inputs) => *inputs,
+            Self::Tokens(_) => 1,
             Self::Windows { geometry, .. } => geometry.inputs * self.plane_in(geometry),
         }
     }
@@ -59,7 +62,7 @@ impl Reading {
     /// Positions in a sample of a batch.
     fn sample_positions(&self) -> usize {
         match self {
-            Self::Vectors(_) => 1,
+            Self::Vectors(_) | Self::Tokens(_) => 1,
             Self::Windows { geometry, transposed: false } => geometry.output_len(),
             Self::Windows { geometry, transposed: true } => geometry.input_len(),
         }
@@ -77,6 +80,13 @@ impl Reading {
         let blob = &blob[sample * self.sample_len()..][..self.sample_len()];
         match self {
             Self::Vectors(_) => out.extend_from_slice(blob),
+            Self::Tokens(count) => {
+                out.resize(*count, 0.0);
+                let token = blob.first().map_or(0, |&token| token as usize);
+                if let Some(place) = out.get_mut(token) {
+                    *place = 1.0;
+                }
+            }
             Self::Windows { geometry, transposed } => {
                 let taps = taps(geometry, *transposed, position);
                 for channel in blob.chunks(self.plane_in(geometry)) {

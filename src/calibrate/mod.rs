@@ -16,17 +16,24 @@
 mod dense;
 mod descent;
 mod gather;
+mod layer;
 mod levels;
 mod matrix;
 mod moments;
+mod network;
 mod refit;
+mod samples;
 mod start;
 mod synthetic;
 mod target;
 
+#[cfg(test)]
+mod accuracy;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use levels::Grid;
 pub(crate) use matrix::{Calibrated, Coded, Errors, Method, calibrate_matrix};
 pub(crate) use moments::{Inputs, Stats, generator, some_positions};
+pub(crate) use network::{Overrides, calibrate};
+pub use samples::{Calibration, Sample};

@@ -301,6 +301,11 @@ impl Stats {
     pub(crate) fn positions(&self) -> usize {
         self.positions
     }
+
+    /// Inputs of a row.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
 }
 
 /// The statistics of a group of inputs. Of everything but the means, columns are in `order`.

@@ -2,7 +2,7 @@
 //!
 //! One-dimensional k-means has an exact solution: [`crate::kmeans`] tells how.
 
-use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use super::{Buffers, Codes, Levels, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
 use crate::kernels::errors::ErrorSums;
 use crate::kmeans::{self, Clusters, Strategy};
@@ -64,6 +64,10 @@ impl KmeansLut {
 }
 
 impl Quantizer for KmeansLut {
+    fn levels(&self) -> Option<Levels> {
+        Some(Levels::Table)
+    }
+
     fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
         StoredForm::LookupTable { nbits: self.nbits }
     }

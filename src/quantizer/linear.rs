@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use super::{Buffers, Codes, Levels, QuantizedWeight, Quantizer, WeightView};
 use crate::error::{ConfigError, QuantizeError};
 use crate::kernels::errors::ErrorSums;
 use crate::kernels::least_squares;
@@ -84,6 +84,10 @@ impl Linear {
 }
 
 impl Quantizer for Linear {
+    fn levels(&self) -> Option<Levels> {
+        Some(Levels::Even)
+    }
+
     fn stored_form(&self, shape: &[usize], channel_axis: Option<usize>) -> StoredForm {
         form(self.nbits, shape, channel_axis)
     }
@@ -141,6 +145,10 @@ impl LinearSymmetric {
 }
 
 impl Quantizer for LinearSymmetric {
+    fn levels(&self) -> Option<Levels> {
+        Some(Levels::EvenAroundZero)
+    }
+
     fn stored_form(&self, shape: &[usize], channel_axis: Option<usize>) -> StoredForm {
         form(self.nbits, shape, channel_axis)
     }

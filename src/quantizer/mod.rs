@@ -72,6 +72,13 @@ pub trait Quantizer: Debug + Send + Sync {
     /// Whatever keeps the values from being stored. The caller adds the place to it.
     fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError>;
 
+    /// Which scales and biases, or tables, the quantizer would take in its form: calibration then looks for those that
+    /// are best for the outputs on samples, and falls back on [`quantize`](Self::quantize) where it finds no better.
+    /// Default: `None`, which leaves the weight to the quantizer alone.
+    fn levels(&self) -> Option<Levels> {
+        None
+    }
+
     /// As [`quantize`](Self::quantize), and measures how far the stored values are from the weight's, in the same pass.
     ///
     /// There is no need to implement it: with the `None` of the default, the caller measures in a second pass.
@@ -86,6 +93,18 @@ pub trait Quantizer: Debug + Send + Sync {
     ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
         Ok((self.quantize(weight, buffers)?, None))
     }
+}
+
+/// Which values codes stand for, where calibration may choose them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Levels {
+    /// Evenly spaced ones, a scale and a bias for each channel.
+    Even,
+    /// Evenly spaced ones around zero, which has the code 2^(bits - 1).
+    EvenAroundZero,
+    /// Any, in one table.
+    Table,
 }
 
 /// The values of one weight as a quantizer sees them: float32, whatever they were stored in.

@@ -285,6 +285,11 @@ pub(super) fn same(input: usize, reach: usize, stride: usize, heavy_start: bool)
 }
 
 impl Prepared for Convolution {
+    fn windows(&self, input: &Tensor) -> Option<(Geometry, bool)> {
+        let (_, inner) = split_axes(input, self.axes.len() + 1, NAMES[self.axes.len() - 2]).ok()?;
+        Some((self.geometry(input, &inner[1..]).ok()?, self.transposed))
+    }
+
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError> {
         let (input, weights) = match (inputs, &self.weights) {
             ([input], Some(weights)) => (input, weights.into()),

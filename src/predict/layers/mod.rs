@@ -17,6 +17,7 @@ use crate::proto::NeuralNetworkLayer;
 use crate::proto::activation_params::NonlinearityType;
 use crate::proto::neural_network_layer::Layer;
 
+use super::engine::Geometry;
 use super::tensor::{LayerError, Tensor};
 use super::weights::{UnreadableWeight, Weights};
 
@@ -24,6 +25,12 @@ use super::weights::{UnreadableWeight, Weights};
 pub(crate) trait Prepared: fmt::Debug + Send + Sync {
     /// The outputs for these inputs. A result of more than `limits.max_values` values is an error.
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError>;
+
+    /// For convolutions on such an input, their sizes, and whether they are transposed: then these are the sizes of the
+    /// convolution whose transpose it is.
+    fn windows(&self, _input: &Tensor) -> Option<(Geometry, bool)> {
+        None
+    }
 
     /// For recurrent layers, the length of a state: inputs from the second on may be missing, which means zeros.
     fn state_len(&self) -> Option<usize> {
