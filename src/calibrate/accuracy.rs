@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::network::forward;
 use super::{Calibration, Sample};
 use crate::predict::Tensor;
-use crate::{Biases, LinearRange, Mode, Model, Planner, QuantConfig, Target, quantize_weights};
+use crate::{Biases, Mode, Model, Planner, QuantConfig, Target, quantize_weights};
 
 fn folder() -> Option<PathBuf> {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/accuracy");
@@ -107,6 +107,25 @@ fn table() {
                     score(config().with_calibration(Calibration::new(task.calibration.iter().cloned()))),
                     score(config().with_calibration(Calibration::synthetic(128))),
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn planned() {
+    for (name, sizes) in [("fashion_resnet.mlmodel", [31_300, 21_300]), ("fashion_mobile.mlmodel", [29_500, 22_200])] {
+        let Some(task) = Task::new(name) else { return };
+        println!("{name}: float {:?}", task.score(&task.model));
+        for size in sizes {
+            for calibration in [Calibration::new(task.calibration.iter().cloned()), Calibration::synthetic(128)] {
+                let start = std::time::Instant::now();
+                let planner = Planner::new(Target::Bytes(size)).with_modes([Mode::KmeansLut, Mode::Float16]);
+                let plan = planner.with_calibration(calibration.clone()).plan(&task.model).unwrap();
+                let planning = start.elapsed().as_secs_f64();
+                let config = QuantConfig::planned(plan).with_calibration(calibration);
+                let model = quantize_weights(&task.model, &config).unwrap().model;
+                println!("{size}: {:?} {} {planning:.1} s", task.score(&model), model.to_bytes().len());
             }
         }
     }

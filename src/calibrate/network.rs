@@ -79,7 +79,7 @@ impl<'l> Runner<'l> {
     }
 
     /// How many of the named inputs are needed, if those after them may be missing.
-    fn needed(&self) -> usize {
+    pub(super) fn needed(&self) -> usize {
         let is_recurrent = self.prepared.as_ref().is_some_and(|prepared| prepared.state_len().is_some());
         if is_recurrent { 1 } else { self.layer.input.len() }
     }
@@ -177,7 +177,7 @@ pub(super) fn forward(model: &Model, mut blobs: BTreeMap<String, Tensor>) -> BTr
 }
 
 /// Sites of the networks inside a layer.
-fn sites_inside(layer: &NeuralNetworkLayer) -> usize {
+pub(super) fn sites_inside(layer: &NeuralNetworkLayer) -> usize {
     let of = |layer: &NeuralNetworkLayer| {
         layers::weights(layer).iter().filter(|weight| has_site(weight)).count() + sites_inside(layer)
     };

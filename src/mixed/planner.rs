@@ -66,6 +66,8 @@ pub struct Planner {
     requantize: bool,
     fold: bool,
     biases: Biases,
+    #[cfg(feature = "predict")]
+    calibration: Option<Arc<crate::calibrate::Calibration>>,
 }
 
 impl Planner {
@@ -80,6 +82,8 @@ impl Planner {
             requantize: false,
             fold: true,
             biases: Biases::default(),
+            #[cfg(feature = "predict")]
+            calibration: None,
         }
     }
 
@@ -139,6 +143,16 @@ impl Planner {
         self
     }
 
+    /// Weighs the relative error of each weight by what it does to the network's outputs on samples, measured: each
+    /// weight alone in 4 bits. Takes the place of [`with_weighting`](Self::with_weighting), but for weights that the
+    /// samples do not reach.
+    #[cfg(feature = "predict")]
+    #[must_use]
+    pub fn with_calibration(mut self, calibration: crate::calibrate::Calibration) -> Self {
+        self.calibration = Some(Arc::new(calibration));
+        self
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -169,6 +183,7 @@ impl Planner {
 
         let weighting: Vec<f64> =
             sites.iter().map(|site| (self.weighting)(&site.place, site.shape.units as u64)).collect();
+        let weighting = self.measured_weighting(&model, weighting)?;
         let mut groups: Vec<Group> = Vec::new();
         let mut layer = None;
         for ((site, candidates), weighting) in sites.iter().zip(&candidates).zip(&weighting) {
@@ -206,6 +221,30 @@ impl Planner {
                 relative_error,
             });
         Ok(Plan { fold: self.fold, weights: weights.collect() })
+    }
+
+    /// The weighting by the samples, where there are any; `weighting` of what they do not reach is scaled to it.
+    #[cfg(feature = "predict")]
+    fn measured_weighting(&self, model: &crate::proto::Model, weighting: Vec<f64>) -> Result<Vec<f64>, Error> {
+        let Some(calibration) = &self.calibration else { return Ok(weighting) };
+        let sites = plan(model, &self.config(QuantConfig::kmeans_lut(4)?))?;
+        let measured = crate::calibrate::sensitivities(model, &sites, calibration);
+        let reached =
+            measured.iter().zip(&weighting).filter_map(|(measured, weighting)| Some(((*measured)?, weighting)));
+        let (sum, other) =
+            reached.fold((0.0, 0.0), |(sum, other), (measured, weighting)| (sum + measured, other + weighting));
+        let unit = if sum > 0.0 && other > 0.0 { other / sum } else { 1.0 };
+        Ok(measured
+            .into_iter()
+            .zip(weighting)
+            .map(|(measured, other)| measured.map_or(other, |measured| measured * unit))
+            .collect())
+    }
+
+    #[cfg(not(feature = "predict"))]
+    #[expect(clippy::unnecessary_wraps, reason = "fails where samples are run")]
+    fn measured_weighting(&self, _: &crate::proto::Model, weighting: Vec<f64>) -> Result<Vec<f64>, Error> {
+        Ok(weighting)
     }
 
     /// The methods to choose from.

@@ -1,0 +1,221 @@
+//! How much a weight's error matters: the damage to the network's outputs of storing it, and it alone, in 4 bits.
+//!
+//! For a weight, `|y' - y|^2 / e`: y are the network's outputs on the samples (what goes into a last softmax), y' those
+//! with this weight as a table of 16 values and the mean of its layer's outputs corrected, as calibration will do it; e is
+//! the weight's relative squared error. Times the relative error in other bits it estimates the damage there. The layers
+//! before the weight are run once for all weights.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rayon::prelude::*;
+
+use super::network::Runner;
+use super::samples::Calibration;
+use crate::layers;
+use crate::measure;
+use crate::plan::{Site, has_site};
+use crate::predict::Tensor;
+use crate::proto::neural_network_layer::Layer;
+use crate::proto::{Model, NeuralNetworkLayer};
+use crate::quantize::{to_params, view};
+use crate::quantizer::{Buffers, KmeansLut, Quantizer};
+use crate::report::Outcome;
+use crate::stored::Nbits;
+use crate::walk;
+
+/// Samples that are run at most: each weight takes a run of all layers after it.
+const MOST_SAMPLES: usize = 64;
+
+type Blobs = HashMap<String, Tensor>;
+
+/// For each site, how much its relative error matters; `None` where it cannot be told, or the weight is no candidate.
+pub(crate) fn sensitivities(model: &Model, sites: &[Site<'_>], calibration: &Calibration) -> Vec<Option<f64>> {
+    let mut found = vec![None; sites.len()];
+    let Some((network, _)) = walk::network(model) else { return found };
+    let mut blobs: Vec<Blobs> =
+        calibration.blobs(model).into_iter().take(MOST_SAMPLES).map(|blobs| blobs.into_iter().collect()).collect();
+    if blobs.is_empty() {
+        return found;
+    }
+    let runners: Vec<Option<Runner<'_>>> = network.iter().map(Runner::new).collect();
+    let outputs = watched(model, network);
+    let last_use = last_uses(network, &outputs);
+    let walk = Walk { network, runners: &runners, last_use: &last_use };
+    let Some(expected) = walk.all(&blobs, 0, &outputs) else { return found };
+    let mut first = 0;
+    for (index, layer) in network.iter().enumerate() {
+        let own = layers::weights(layer).iter().filter(|weight| has_site(weight)).count();
+        let layer_sites = first..first + own;
+        first += own + super::network::sites_inside(layer);
+        for site in layer_sites.clone() {
+            let Some(candidate) = sites.get(site) else { continue };
+            if candidate.outcome == Outcome::Converted && candidate.after.is_quantized() {
+                found[site] = walk.damage(&blobs, index, site - layer_sites.start, candidate, &outputs, &expected);
+            }
+        }
+        blobs.par_iter_mut().for_each(|blobs| walk.step(blobs, index));
+    }
+    found
+}
+
+/// The blobs that tell what the network says.
+fn watched(model: &Model, network: &[NeuralNetworkLayer]) -> Vec<String> {
+    let named: Vec<&str> = model
+        .description
+        .iter()
+        .flat_map(|description| description.output.iter().map(|output| output.name.as_str()))
+        .filter(|name| network.iter().any(|layer| layer.output.iter().any(|output| output == name)))
+        .collect();
+    let names = if named.is_empty() {
+        network.last().and_then(|layer| layer.output.first()).map(String::as_str).into_iter().collect()
+    } else {
+        named
+    };
+    let before_softmax = |name: &str| {
+        let maker = network.iter().rev().find(|layer| layer.output.iter().any(|output| output == name))?;
+        let is_softmax = matches!(maker.layer, Some(Layer::Softmax(_) | Layer::SoftmaxNd(_)));
+        if is_softmax { maker.input.first().cloned() } else { None }
+    };
+    names.into_iter().map(|name| before_softmax(name).unwrap_or_else(|| name.to_owned())).collect()
+}
+
+fn last_uses(network: &[NeuralNetworkLayer], outputs: &[String]) -> HashMap<String, usize> {
+    let mut last = HashMap::new();
+    for (index, layer) in network.iter().enumerate() {
+        layer.input.iter().for_each(|name| {
+            last.insert(name.clone(), index);
+        });
+    }
+    outputs.iter().for_each(|name| {
+        last.insert(name.clone(), usize::MAX);
+    });
+    last
+}
+
+struct Walk<'a> {
+    network: &'a [NeuralNetworkLayer],
+    runners: &'a [Option<Runner<'a>>],
+    last_use: &'a HashMap<String, usize>,
+}
+
+impl Walk<'_> {
+    /// Runs a layer, if that is possible, and frees what is not used any more.
+    fn step(&self, blobs: &mut Blobs, index: usize) {
+        let layer = &self.network[index];
+        let made = self.runners[index].as_ref().and_then(|runner| runner.run(&inputs(runner, blobs, layer)?));
+        self.put(blobs, index, made.unwrap_or_default());
+    }
+
+    fn put(&self, blobs: &mut Blobs, index: usize, made: Vec<Tensor>) {
+        for (name, tensor) in self.network[index].output.iter().zip(made) {
+            blobs.insert(name.clone(), tensor);
+        }
+        blobs.retain(|name, _| self.last_use.get(name).is_some_and(|&last| last > index));
+    }
+
+    /// The watched outputs of all samples, from a layer on.
+    fn all(&self, blobs: &[Blobs], from: usize, outputs: &[String]) -> Option<Vec<Vec<Tensor>>> {
+        let of_sample = |blobs: &Blobs| -> Option<Vec<Tensor>> {
+            let mut blobs = blobs.clone();
+            (from..self.network.len()).for_each(|index| self.step(&mut blobs, index));
+            let found: Vec<Tensor> = outputs.iter().filter_map(|name| blobs.get(name).cloned()).collect();
+            (!found.is_empty()).then_some(found)
+        };
+        blobs.par_iter().map(of_sample).collect()
+    }
+
+    /// The damage of storing a weight in 4 bits, for a relative error of 1.
+    fn damage(
+        &self,
+        blobs: &[Blobs],
+        index: usize,
+        place: usize,
+        site: &Site<'_>,
+        outputs: &[String],
+        expected: &[Vec<Tensor>],
+    ) -> Option<f64> {
+        let layer = &self.network[index];
+        let mut buffers = Buffers::new();
+        let weight = view(site, &mut buffers);
+        let quantized = KmeansLut::new(Nbits::FOUR).quantize(weight.clone(), &mut buffers).ok()?;
+        let relative = measure::distortion(&weight, &quantized).relative_error();
+        if relative == 0.0 {
+            return Some(0.0);
+        }
+        let mut other = layer.clone();
+        let slot = layers::weights_mut(&mut other).into_iter().filter(has_site).nth(place)?.params?;
+        *slot = to_params(quantized, false);
+        let (own, changed) = (self.runners[index].as_ref()?, Runner::new(&other)?);
+        let made = blobs.par_iter().map(|blobs| {
+            let inputs = inputs(own, blobs, layer)?;
+            Some((own.run(&inputs)?, changed.run(&inputs)?))
+        });
+        let mut made: Vec<(Vec<Tensor>, Vec<Tensor>)> = made.collect::<Option<_>>()?;
+        correct_means(&mut made);
+        let of_sample = |(blobs, (_, made)): (&Blobs, (Vec<Tensor>, Vec<Tensor>))| -> Option<Vec<Tensor>> {
+            let mut blobs = blobs.clone();
+            self.put(&mut blobs, index, made);
+            (index + 1..self.network.len()).for_each(|index| self.step(&mut blobs, index));
+            Some(outputs.iter().filter_map(|name| blobs.get(name).cloned()).collect())
+        };
+        let found: Vec<Vec<Tensor>> = blobs.par_iter().zip(made).map(of_sample).collect::<Option<_>>()?;
+        let noise: f64 = found
+            .iter()
+            .flatten()
+            .zip(expected.iter().flatten())
+            .flat_map(|(found, expected)| found.iter().zip(expected.iter()))
+            .map(|(found, expected)| f64::from(found - expected).powi(2))
+            .sum();
+        noise.is_finite().then_some(noise / relative)
+    }
+}
+
+/// The inputs of a layer, if those that are needed are there.
+fn inputs(runner: &Runner<'_>, blobs: &Blobs, layer: &NeuralNetworkLayer) -> Option<Vec<Tensor>> {
+    let inputs: Vec<Tensor> = layer.input.iter().map_while(|name| blobs.get(name).cloned()).collect();
+    (inputs.len() >= runner.needed()).then_some(inputs)
+}
+
+/// Shifts the channels of a layer's changed first output so that their means over all samples are those of the original.
+fn correct_means(made: &mut [(Vec<Tensor>, Vec<Tensor>)]) {
+    let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for (own, changed) in made.iter() {
+        let (Some(own), Some(changed)) = (own.first(), changed.first()) else { return };
+        let Some(channels) = channels(own) else { return };
+        for (at, (own, changed)) in own.iter().zip(changed.iter()).enumerate() {
+            let sum = sums.entry(channels.of(at)).or_default();
+            sum.0 += f64::from(own - changed);
+            sum.1 += 1.0;
+        }
+    }
+    for (own, changed) in made.iter_mut() {
+        let (Some(own), Some(changed)) = (own.first(), changed.first_mut()) else { return };
+        let Some(channels) = channels(own) else { return };
+        for (at, value) in changed.iter_mut().enumerate() {
+            let (sum, count) = sums.get(&channels.of(at)).copied().unwrap_or((0.0, 1.0));
+            *value += (sum / count) as f32;
+        }
+    }
+}
+
+/// How channels lie in a tensor: the third axis from the end, or the last of fewer.
+struct Channels {
+    count: usize,
+    inner: usize,
+}
+
+impl Channels {
+    fn of(&self, at: usize) -> usize {
+        at / self.inner % self.count
+    }
+}
+
+fn channels(tensor: &Tensor) -> Option<Channels> {
+    let shape = tensor.shape();
+    let (count, inner) = match *shape {
+        [.., count, height, width] if shape.len() > 3 => (count, height * width),
+        [.., count] => (count, 1),
+        [] => return None,
+    };
+    (count > 0 && inner > 0).then_some(Channels { count, inner })
+}
