@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::network::forward;
 use super::{Calibration, Sample};
 use crate::predict::Tensor;
-use crate::{Biases, Mode, Model, Planner, QuantConfig, Target, quantize_weights};
+use crate::{Biases, Linear, LinearRange, Mode, Model, Nbits, Planner, QuantConfig, Target, quantize_weights};
 
 fn folder() -> Option<PathBuf> {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/accuracy");
@@ -129,4 +129,70 @@ fn planned() {
             }
         }
     }
+}
+
+/// Bits a character of the model that predicts text.
+fn bits_a_character(model: &Model, test: &[u8]) -> f64 {
+    let blobs = Calibration::new(test.chunks(SEQUENCE).map(one_hot)).blobs(model.proto());
+    let bits = |(blobs, text): (BTreeMap<String, Tensor>, &[u8])| -> f64 {
+        let logits: Vec<f32> = forward(model.proto(), blobs)["logits"].iter().copied().collect();
+        let steps = logits.chunks(CHARACTERS).zip(&text[1..]);
+        steps
+            .map(|(logits, &next)| {
+                let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+                (sum.ln() - f64::from(logits[usize::from(next)])) / std::f64::consts::LN_2
+            })
+            .sum()
+    };
+    let total: f64 = blobs.into_par_iter().zip(test.par_chunks(SEQUENCE)).map(bits).sum();
+    total / (test.len() - test.chunks(SEQUENCE).count()) as f64
+}
+
+const SEQUENCE: usize = 128;
+const CHARACTERS: usize = 94;
+
+fn one_hot(text: &[u8]) -> Sample {
+    let mut steps = ArrayD::zeros(ndarray::IxDyn(&[text.len(), 1, CHARACTERS]));
+    for (step, &code) in text.iter().enumerate() {
+        steps[[step, 0, usize::from(code)]] = 1.0;
+    }
+    BTreeMap::from([("chars".to_owned(), steps)])
+}
+
+#[test]
+fn text() {
+    let Some(folder) = folder() else { return };
+    let model = Model::open(folder.join("char_lstm.mlmodel")).unwrap();
+    let mut data = NpzReader::new(std::fs::File::open(folder.join("text.npz")).unwrap()).unwrap();
+    let mut codes = |name: &str| -> Vec<u8> {
+        let codes: ArrayD<u8> = data.by_name(name).unwrap();
+        codes.into_iter().collect()
+    };
+    let (calibration, test) = (codes("calibration"), codes("test"));
+    let float = bits_a_character(&model, &test);
+    println!("char_lstm: float {float:.3}");
+    for (mode, nbits) in
+        [(Mode::Linear, 4), (Mode::Linear, 3), (Mode::Linear, 2), (Mode::KmeansLut, 3), (Mode::KmeansLut, 2)]
+    {
+        let config = QuantConfig::from_mode(mode, Some(nbits)).unwrap();
+        let samples = Calibration::new(calibration.chunks(SEQUENCE).map(one_hot));
+        let data_free = quantize_weights(&model, &config).unwrap().model;
+        let calibrated = quantize_weights(&model, &config.with_calibration(samples)).unwrap().model;
+        assert!(crate::check(&calibrated).is_empty());
+        let (before, after) = (bits_a_character(&data_free, &test), bits_a_character(&calibrated, &test));
+        println!("{mode} {nbits}: {before:.3}, calibrated {after:.3}");
+        if (mode, nbits) == (Mode::Linear, 3) {
+            assert!(after < float + 0.06);
+        }
+    }
+}
+
+#[test]
+fn biases_in_float16_alone() {
+    let Some(task) = Task::new("fashion_mobile.mlmodel") else { return };
+    let linear = Linear::new(Nbits::new(3).unwrap()).with_range(LinearRange::LeastSquares);
+    let model = quantize_weights(&task.model, &QuantConfig::custom(linear)).unwrap().model;
+    let (float, found) = (task.score(&task.model), task.score(&model));
+    println!("fashion_mobile linear 3, least squares, biases in float16: {found:?}");
+    assert!(found.0 > float.0 - 1.0 && found.1 > 11.0);
 }

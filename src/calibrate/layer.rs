@@ -85,6 +85,19 @@ pub(super) fn calibrate_layer(
         }
     }
     if !recursions.is_empty() {
+        // Biases as the weight matrices need them, recursion matrices as they were.
+        for (field, shift) in &shifts {
+            shift_bias(layer, quantized, sites, field, shift, &mut done);
+        }
+        let mut so_far = quantized.clone();
+        let originals = layers::weights(layer).into_iter().filter(has_site);
+        let places = layers::weights_mut(&mut so_far).into_iter().filter(has_site);
+        for (index, (original, place)) in originals.zip(places).enumerate() {
+            let is_recursion = recursions.iter().any(|job| job.site == index);
+            if let (true, Some(original), Some(place)) = (is_recursion, original.params, place.params) {
+                *place = original.clone();
+            }
+        }
         for direction in 0..directions(layer) {
             let own: Vec<&Job> = recursions
                 .iter()
@@ -93,7 +106,7 @@ pub(super) fn calibrate_layer(
                         || sites[job.site].place.field.starts_with(&format!("weightParams[{direction}]"))
                 })
                 .collect();
-            let Some((units, blobs)) = previous_outputs(layer, quantized, all, direction) else { continue };
+            let Some((units, blobs)) = previous_outputs(layer, &so_far, all, direction) else { continue };
             let reading = Reading::Vectors(units);
             if let Some(stats) = gathered(&reading, blobs, all) {
                 let own: Vec<Job> = own
@@ -206,7 +219,8 @@ fn run(
         let mut buffers = Buffers::new();
         let weight = view(site, &mut buffers);
         let mut matrix = weight.to_vec();
-        if matrix.len() % (stats.inputs() * reading.groups()) != 0 || !matrix.iter().all(|value| value.is_finite()) {
+        let whole = matrix.len().is_multiple_of(stats.inputs() * reading.groups());
+        if !whole || !matrix.iter().all(|value| value.is_finite()) {
             continue;
         }
         let Some(quantizer) = &site.quantizer else { continue };

@@ -107,7 +107,8 @@ pub(crate) fn calibrate_matrix(
     let mut coded = Coded { codes, grid };
     let mut errors = errors;
     let mut kept = false;
-    if let Some(data_free) = data_free.filter(|_| !(errors.after < errors.before)) {
+    let better = errors.after < errors.before;
+    if let Some(data_free) = data_free.filter(|_| !better) {
         coded = data_free.clone();
         errors.after = errors.before;
         kept = true;

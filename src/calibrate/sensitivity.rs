@@ -24,7 +24,7 @@ use crate::stored::Nbits;
 use crate::walk;
 
 /// Samples that are run at most: each weight takes a run of all layers after it.
-const MOST_SAMPLES: usize = 64;
+const MOST_SAMPLES: usize = 128;
 
 type Blobs = HashMap<String, Tensor>;
 
