@@ -119,8 +119,16 @@ enum Operation {
     Prepared(Arc<dyn Prepared>),
     Custom(Arc<CustomLayerParams>),
     Copy,
-    Branch { then: Vec<Arc<Step>>, otherwise: Vec<Arc<Step>> },
-    Loop { limit: u64, condition_blob: Option<BlobId>, condition: Vec<Arc<Step>>, body: Vec<Arc<Step>> },
+    Branch {
+        then: Vec<Arc<Step>>,
+        otherwise: Vec<Arc<Step>>,
+    },
+    Loop {
+        limit: u64,
+        condition_blob: Option<BlobId>,
+        condition: Vec<Arc<Step>>,
+        body: Vec<Arc<Step>>,
+    },
     Break,
     Continue,
 }
@@ -201,6 +209,11 @@ impl Network {
         })
     }
 
+    /// Where the network is.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The layers outside of branches and loops, in order.
     pub(crate) fn steps(&self) -> &[Arc<Step>] {
         &self.steps
@@ -209,6 +222,11 @@ impl Network {
     /// The number of a blob.
     pub(crate) fn blob(&self, name: &str) -> Option<BlobId> {
         self.ids.get(name).copied()
+    }
+
+    /// Visits the custom layers, with their classes.
+    pub(crate) fn each_custom(&self, visit: &mut dyn FnMut(&LayerInfo, &str)) {
+        each_custom(&self.steps, visit);
     }
 
     /// The layer of an index, wherever it is.
@@ -226,8 +244,18 @@ impl Network {
         let mut network = self.clone();
         let old = self.step(index).map(|step| step.info.clone());
         let Some(info) = old.filter(|info| Some(info.layer_type) == layer_type(layer)) else {
-            let info = LayerInfo { index, network: Arc::clone(&self.path), name: layer.name.as_str().into(), layer_type: "none", inputs: Vec::new(), outputs: Vec::new() };
-            return Err(PredictError::Incomplete { layer: Box::new(info), what: "a layer of the same type in the network" });
+            let info = LayerInfo {
+                index,
+                network: Arc::clone(&self.path),
+                name: layer.name.as_str().into(),
+                layer_type: "none",
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+            };
+            return Err(PredictError::Incomplete {
+                layer: Box::new(info),
+                what: "a layer of the same type in the network",
+            });
         };
         let operation = leaf(layer, layers::prepare(layer), &info)?;
         replace(&mut network.steps, index, &operation);
@@ -281,6 +309,15 @@ fn collect<'l>(layers: &'l [NeuralNetworkLayer], all: &mut Vec<&'l NeuralNetwork
         for (_, inner) in inner_networks(layer) {
             collect(&inner.layers, all);
         }
+    }
+}
+
+fn each_custom(steps: &[Arc<Step>], visit: &mut dyn FnMut(&LayerInfo, &str)) {
+    for step in steps {
+        if let Operation::Custom(params) = &step.operation {
+            visit(&step.info, &params.class_name);
+        }
+        step.inner().into_iter().for_each(|inner| each_custom(inner, visit));
     }
 }
 
