@@ -12,6 +12,7 @@ pub(crate) mod network;
 pub(crate) mod network_model;
 pub(crate) mod ops;
 mod predictor;
+mod support;
 mod tensor;
 mod weights;
 
@@ -20,4 +21,5 @@ pub use error::{LayerInfo, PredictError};
 pub use features::{ColorOrder, Features, Image, Value};
 pub use network::{CustomLayer, Precision};
 pub use predictor::{Predictor, StandIn};
+pub use support::{LayerSupport, support, uncertain};
 pub use tensor::{LayerError, Tensor};

@@ -93,7 +93,7 @@ impl Options {
         ops::Context {
             output_count: 0,
             max_values: self.max_values,
-            random: Pcg64::new(self.seed.into(), 0xa02b_dbf7_bb3c_0a7a_c28f_a16a_64ab_f96),
+            random: Pcg64::new(self.seed.into(), 0x0a02_bdbf_7bb3_c0a7_ac28_fa16_a64a_bf96),
             notes: Vec::new(),
         }
     }
@@ -388,6 +388,9 @@ impl Step {
                 None => return Err(unsupported(format!("a layer of the type {}", self.info.layer_type))),
             },
             Operation::Prepared(layer) => {
+                if let Some(note) = layer.note() {
+                    context.note(note);
+                }
                 let limits = Limits { output_count: self.outputs.len(), max_values: context.max_values };
                 layer.eval(inputs, limits).map_err(fail)?
             }

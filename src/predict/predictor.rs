@@ -49,7 +49,7 @@ pub struct Predictor {
 enum Node {
     Network(Box<NetworkModel>),
     Pipeline { path: String, inputs: Vec<FeatureInfo>, outputs: Vec<FeatureInfo>, members: Vec<Node> },
-    Member { path: String, inputs: Vec<FeatureInfo>, outputs: Vec<FeatureInfo>, member: Member },
+    Member { path: String, inputs: Vec<FeatureInfo>, outputs: Vec<FeatureInfo>, member: Box<Member> },
     Unsupported { path: String, kind: &'static str, inputs: Vec<FeatureInfo>, outputs: Vec<FeatureInfo> },
 }
 
@@ -68,7 +68,7 @@ impl Node {
             return Ok(Self::Pipeline { members: members.collect::<Result<_, _>>()?, path, inputs, outputs });
         }
         Ok(match Member::new(model, &path)? {
-            Some(member) => Self::Member { path, inputs, outputs, member },
+            Some(member) => Self::Member { path, inputs, outputs, member: Box::new(member) },
             None => Self::Unsupported { path, kind: crate::model::kind(model), inputs, outputs },
         })
     }

@@ -10,7 +10,7 @@ use crate::predict::weights::Weights;
 use crate::proto::{BatchedMatMulLayerParams, InnerProductLayerParams};
 
 use super::values::{result_len, row_major, single, size, tensor, wrong_shape};
-use super::{Limits, PrepareError, Prepared};
+use super::{Limits, PrepareError, Prepared, uncertain};
 
 /// A stored matrix times the input.
 #[derive(Debug)]
@@ -51,6 +51,10 @@ impl InnerProduct {
 }
 
 impl Prepared for InnerProduct {
+    fn note(&self) -> Option<&'static str> {
+        self.quantize_input.then_some(uncertain::INT8)
+    }
+
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError> {
         let input = single(inputs)?;
         let joined = if self.joins_axes && input.ndim() >= 4 { 3 } else { 1 };
