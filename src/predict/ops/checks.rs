@@ -35,11 +35,7 @@ impl Context {
     }
 
     /// A result of this shape, its values computed only if they are not too many.
-    pub(super) fn tensor(
-        &self,
-        shape: &[usize],
-        values: impl FnOnce(usize) -> Vec<f32>,
-    ) -> Result<Tensor, LayerError> {
+    pub(super) fn tensor(&self, shape: &[usize], values: impl FnOnce(usize) -> Vec<f32>) -> Result<Tensor, LayerError> {
         let size = self.size(shape)?;
         tensor(shape, values(size))
     }
@@ -125,11 +121,7 @@ pub(super) fn count<'a>(
 }
 
 /// A parameter that makes no sense.
-pub(super) fn parameter(
-    name: &'static str,
-    found: impl std::fmt::Debug,
-    expected: impl Into<String>,
-) -> LayerError {
+pub(super) fn parameter(name: &'static str, found: impl std::fmt::Debug, expected: impl Into<String>) -> LayerError {
     LayerError::Parameter { name, found: format!("{found:?}"), expected: expected.into() }
 }
 
@@ -159,11 +151,7 @@ pub(super) fn axes(name: &'static str, list: &[i64], rank: usize) -> Result<Vec<
 
 /// `index`, or `len + index` if it is negative; `None` if that is negative still.
 pub(super) fn from_end(index: i64, len: usize) -> Option<usize> {
-    if index >= 0 {
-        usize::try_from(index).ok()
-    } else {
-        len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?)
-    }
+    if index >= 0 { usize::try_from(index).ok() } else { len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?) }
 }
 
 /// A whole number that a blob holds, truncated towards zero. NaN and infinities are refused.
@@ -182,11 +170,7 @@ pub(super) fn index(value: f32, len: usize) -> Result<usize, LayerError> {
 pub(super) fn scalar(x: &Tensor, input: usize) -> Result<f32, LayerError> {
     match (x.len(), x.first()) {
         (1, Some(&value)) => Ok(value),
-        _ => Err(LayerError::InputShape {
-            input,
-            found: x.shape().to_vec(),
-            expected: "a single value".into(),
-        }),
+        _ => Err(LayerError::InputShape { input, found: x.shape().to_vec(), expected: "a single value".into() }),
     }
 }
 
@@ -222,11 +206,7 @@ pub(super) fn at_least(x: &Tensor, input: usize, rank: usize) -> Result<(), Laye
     if x.ndim() >= rank {
         Ok(())
     } else {
-        Err(LayerError::InputShape {
-            input,
-            found: x.shape().to_vec(),
-            expected: format!("at least {rank} axes"),
-        })
+        Err(LayerError::InputShape { input, found: x.shape().to_vec(), expected: format!("at least {rank} axes") })
     }
 }
 

@@ -9,7 +9,9 @@ use crate::predict::tensor::Tensor;
 use crate::proto::activation_params::NonlinearityType;
 use crate::proto::gelu_layer_params::GeluMode;
 use crate::proto::unary_function_layer_params::Operation;
-use crate::proto::{ActivationParams, ClampedReLuLayerParams, ClipLayerParams, GeluLayerParams, UnaryFunctionLayerParams};
+use crate::proto::{
+    ActivationParams, ClampedReLuLayerParams, ClipLayerParams, GeluLayerParams, UnaryFunctionLayerParams,
+};
 
 /// Applies a function to every value.
 pub(super) fn map(inputs: &[Tensor], f: impl Fn(f32) -> f32) -> Outputs {
@@ -41,7 +43,9 @@ pub(super) fn activation(params: &ActivationParams, inputs: &[Tensor]) -> Option
         NonlinearityType::Sigmoid(_) => map(inputs, |v| 1.0 / (1.0 + (-v).exp())),
         NonlinearityType::SigmoidHard(p) => map(inputs, |v| clamp(p.alpha * v + p.beta, 0.0, 1.0)),
         NonlinearityType::Elu(p) => map(inputs, |v| if v < 0.0 { p.alpha * v.exp_m1() } else { v }),
-        NonlinearityType::Softsign(_) => map(inputs, |v| if v.is_infinite() { v.signum() } else { v / (1.0 + v.abs()) }),
+        NonlinearityType::Softsign(_) => {
+            map(inputs, |v| if v.is_infinite() { v.signum() } else { v / (1.0 + v.abs()) })
+        }
         NonlinearityType::Softplus(_) => map(inputs, |v| maximum(v, 0.0) + (-v.abs()).exp().ln_1p()),
         NonlinearityType::PReLu(_) | NonlinearityType::ParametricSoftplus(_) => return None,
     })

@@ -96,7 +96,13 @@ pub(super) fn padding(params: &PaddingLayerParams, inputs: &[Tensor], cx: &Conte
         }
         let n = x.shape()[axis];
         let reflects = matches!(kind, PaddingType::Reflection(_));
-        let most = if reflects { n.saturating_sub(1) } else if n == 0 { 0 } else { usize::MAX };
+        let most = if reflects {
+            n.saturating_sub(1)
+        } else if n == 0 {
+            0
+        } else {
+            usize::MAX
+        };
         if before > most || after > most {
             return Err(parameter("paddingAmounts", (before, after), format!("at most {most} on an axis of {n}")));
         }
@@ -200,9 +206,13 @@ mod tests {
     #[test]
     fn ranges_have_as_many_values_as_numpy_gives() {
         let cx = &super::super::tests::context(1);
-        for ((start, end, step), count) in
-            [((0.0, 5.0, 1.0), 5), ((0.0, 5.0, 2.0), 3), ((5.0, 0.0, -1.5), 4), ((1.0, 1.0, 1.0), 0), ((1.0, 0.0, 1.0), 0)]
-        {
+        for ((start, end, step), count) in [
+            ((0.0, 5.0, 1.0), 5),
+            ((0.0, 5.0, 2.0), 3),
+            ((5.0, 0.0, -1.5), 4),
+            ((1.0, 1.0, 1.0), 0),
+            ((1.0, 0.0, 1.0), 0),
+        ] {
             assert_eq!(range(start, end, step, cx).map(|y| y[0].len()), Ok(count), "{start} {end} {step}");
         }
         assert!(range(0.0, 1.0, 0.0, cx).is_err());

@@ -180,11 +180,7 @@ pub(super) fn scatter_nd(params: &ScatterNdLayerParams, inputs: &[Tensor], cx: &
     updated(data, updates, offsets.into_iter(), block, params.mode, cx)
 }
 
-pub(super) fn scatter_along_axis(
-    params: &ScatterAlongAxisLayerParams,
-    inputs: &[Tensor],
-    cx: &mut Context,
-) -> Outputs {
+pub(super) fn scatter_along_axis(params: &ScatterAlongAxisLayerParams, inputs: &[Tensor], cx: &mut Context) -> Outputs {
     let (data, at, updates) = three(inputs)?;
     if at.shape() != updates.shape() {
         return Err(misfit(&[data, at, updates], ": indices and updates have to be equal"));

@@ -101,7 +101,11 @@ pub(super) fn categorical(params: &CategoricalDistributionLayerParams, inputs: &
     let samples = usize::try_from(params.num_samples).ok().filter(|&samples| samples >= 1);
     let samples = samples.ok_or_else(|| parameter("numSamples", params.num_samples, "at least 1"))?;
     if classes == 0 {
-        return Err(LayerError::InputShape { input: 0, found: x.shape().to_vec(), expected: "at least one class".into() });
+        return Err(LayerError::InputShape {
+            input: 0,
+            found: x.shape().to_vec(),
+            expected: "at least one class".into(),
+        });
     }
     let temperature = f64::from(if params.temperature == 0.0 { 1.0 } else { params.temperature });
     let epsilon = f64::from(params.eps);

@@ -98,8 +98,7 @@ pub(super) fn over(x: &Tensor, reduced: &[bool], keep: bool, f: impl Fn(&[f32]) 
         if count == 0 {
             return vec![f(&[]) as f32; size];
         }
-        let order: Vec<usize> =
-            (0..x.ndim()).filter(kept).chain((0..x.ndim()).filter(|axis| !kept(axis))).collect();
+        let order: Vec<usize> = (0..x.ndim()).filter(kept).chain((0..x.ndim()).filter(|axis| !kept(axis))).collect();
         let moved = copied(x.view().permuted_axes(order));
         let values = moved.as_slice().unwrap_or_default();
         values.chunks_exact(count).map(|values| f(values) as f32).collect()
@@ -108,14 +107,7 @@ pub(super) fn over(x: &Tensor, reduced: &[bool], keep: bool, f: impl Fn(&[f32]) 
 }
 
 /// A `reduceX` layer.
-pub(super) fn reduce_nd(
-    list: &[i64],
-    keep: bool,
-    all: bool,
-    inputs: &[Tensor],
-    f: Reduction,
-    cx: &Context,
-) -> Outputs {
+pub(super) fn reduce_nd(list: &[i64], keep: bool, all: bool, inputs: &[Tensor], f: Reduction, cx: &Context) -> Outputs {
     let x = one(inputs)?;
     let reduced = if all || list.is_empty() { vec![true; x.ndim()] } else { axes("axes", list, x.ndim())? };
     not_empty(x, &reduced)?;
@@ -123,13 +115,7 @@ pub(super) fn reduce_nd(
 }
 
 /// `argMax` and `argMin`.
-pub(super) fn arg(
-    axis: i64,
-    remove: bool,
-    inputs: &[Tensor],
-    f: fn(&[f32]) -> f64,
-    cx: &Context,
-) -> Outputs {
+pub(super) fn arg(axis: i64, remove: bool, inputs: &[Tensor], f: fn(&[f32]) -> f64, cx: &Context) -> Outputs {
     let x = one(inputs)?;
     let reduced = axes("axis", &[axis], x.ndim())?;
     not_empty(x, &reduced)?;

@@ -68,7 +68,11 @@ fn image_size(x: &Tensor) -> Result<[usize; 2], LayerError> {
     at_least(x, 0, 2)?;
     let size = [x.shape()[x.ndim() - 2], x.shape()[x.ndim() - 1]];
     if size.contains(&0) {
-        return Err(LayerError::InputShape { input: 0, found: x.shape().to_vec(), expected: "at least one pixel".into() });
+        return Err(LayerError::InputShape {
+            input: 0,
+            found: x.shape().to_vec(),
+            expected: "at least one pixel".into(),
+        });
     }
     Ok(size)
 }

@@ -154,9 +154,7 @@ pub(super) fn slice_static(params: &SliceStaticLayerParams, inputs: &[Tensor], c
 /// `sliceDynamic`: the inputs after the second override the parameters.
 pub(super) fn slice_dynamic(params: &SliceDynamicLayerParams, inputs: &[Tensor], cx: &mut Context) -> Outputs {
     let inputs = super::checks::count(inputs, 2..=7, "two to seven")?;
-    let numbers = |at: usize, list: &[i64]| {
-        inputs.get(at).map_or_else(|| Ok(list.to_vec()), |x| whole_numbers(x, at))
-    };
+    let numbers = |at: usize, list: &[i64]| inputs.get(at).map_or_else(|| Ok(list.to_vec()), |x| whole_numbers(x, at));
     let masks = |at: usize, list: &[bool]| {
         inputs.get(at).map_or_else(|| list.to_vec(), |x| x.iter().take(x.len().min(32)).map(|&v| v != 0.0).collect())
     };
@@ -188,10 +186,7 @@ pub(super) fn slice_by_size(params: &SliceBySizeLayerParams, inputs: &[Tensor]) 
 pub(super) fn borders(amounts: Option<&BorderAmounts>) -> Result<[(usize, usize); 2], LayerError> {
     let amounts = amounts.map_or(&[][..], |amounts| &amounts.border_amounts);
     let pair = |at: usize| match amounts.get(at) {
-        Some(edge) => Ok((
-            length("startEdgeSize", edge.start_edge_size)?,
-            length("endEdgeSize", edge.end_edge_size)?,
-        )),
+        Some(edge) => Ok((length("startEdgeSize", edge.start_edge_size)?, length("endEdgeSize", edge.end_edge_size)?)),
         None => Ok((0, 0)),
     };
     if amounts.len() > 2 {
@@ -255,7 +250,7 @@ pub(super) fn split(params: &SplitLayerParams, inputs: &[Tensor], cx: &Context) 
     at_least(x, 0, 3)?;
     let axis = x.ndim() - 3;
     let (n, count) = (x.shape()[axis], part_count("nOutputs", params.n_outputs, cx)?);
-    if n % count != 0 {
+    if !n.is_multiple_of(count) {
         return Err(parameter("nOutputs", count, format!("a divisor of the {n} channels")));
     }
     Ok(parts(x, axis, std::iter::repeat_n(n / count, count)))

@@ -1,4 +1,6 @@
-//! What the families share in their tests.
+//! The families against recorded cases, and against anything.
+
+mod cases;
 
 use rand::SeedableRng;
 

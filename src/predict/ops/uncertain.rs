@@ -25,6 +25,20 @@ pub(crate) const RANDOM: &str = "random layers: values come from a generator of 
 
 /// All of them.
 pub(crate) const ALL: [&str; 16] = [
-    ROUND, MOD, COSINE, ARGMAX, SOFTMAX, MVN, LRN, FRACTION, SQUEEZE, ZERO, CROP_RESIZE, NEAREST, BATCH, RANKS,
-    SUPPRESSION, RANDOM,
+    ROUND,
+    MOD,
+    COSINE,
+    ARGMAX,
+    SOFTMAX,
+    MVN,
+    LRN,
+    FRACTION,
+    SQUEEZE,
+    ZERO,
+    CROP_RESIZE,
+    NEAREST,
+    BATCH,
+    RANKS,
+    SUPPRESSION,
+    RANDOM,
 ];
