@@ -1,5 +1,6 @@
 //! The families against recorded cases, and against anything.
 
+mod anything;
 mod cases;
 
 use rand::SeedableRng;
