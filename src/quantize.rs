@@ -214,7 +214,7 @@ pub(crate) fn view<'s>(site: &'s Site<'_>, buffers: &mut Buffers) -> WeightView<
     if site.before == StoredForm::Float32 {
         WeightView::shared(params.float_value.as_le_bytes(), &shape.dims, axis)
     } else {
-        WeightView::decoded(decode(site, buffers), &shape.dims, axis)
+        WeightView::decoded(decode(params, shape, site.before, buffers), &shape.dims, axis)
     }
 }
 
@@ -252,14 +252,13 @@ fn convert(
 }
 
 /// The values of a weight as little-endian float32, from any form but that.
-fn decode(site: &Site<'_>, buffers: &mut Buffers) -> Vec<u8> {
-    let Site { params, shape, before, .. } = site;
+pub(crate) fn decode(params: &WeightParams, shape: &Shape, form: StoredForm, buffers: &mut Buffers) -> Vec<u8> {
     let mut values = buffers.take(StoredForm::Float32.byte_len(shape.units));
     let quantization = params.quantization.as_ref().and_then(|params| params.quantization_type.as_ref());
-    match (before, quantization) {
+    match (form, quantization) {
         (StoredForm::Float16, _) => dequantize::decode(&params.float16_value, Stored::Float16, &mut values),
         (StoredForm::Linear { nbits, scales, .. }, Some(QuantizationType::LinearQuantization(linear))) => {
-            let axis = shape.channels.filter(|_| *scales > 1);
+            let axis = shape.channels.filter(|_| scales > 1);
             let decode = |channels, scale: &[f32], bias: &[f32], values: &mut [u8]| {
                 let stored = Stored::Linear { nbits: nbits.get(), channels, scale, bias };
                 dequantize::decode(&params.raw_value, stored, values);
