@@ -412,7 +412,7 @@ impl Step {
         outputs.truncate(self.outputs.len());
         for output in &mut outputs {
             if output.ndim() == 0 {
-                *output = output.reshape(IxDyn(&[1]));
+                *output = Tensor::from_elem(IxDyn(&[1]), first(output));
             }
             if options.precision == Precision::Half {
                 output.mapv_inplace(|value| half::f16::from_f32(value).to_f32());

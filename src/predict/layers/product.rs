@@ -36,11 +36,9 @@ impl InnerProduct {
         })
     }
 
-    /// A batchedMatmul with a stored matrix.
+    /// A batchedMatmul with a stored matrix. `transposeA` and `transposeB` are of products of two inputs; writers set them
+    /// here too, after they have transposed what they store.
     pub(super) fn of_matrix(p: &BatchedMatMulLayerParams, weights: &Weights<'_>) -> Result<Self, PrepareError> {
-        if p.transpose_a || p.transpose_b {
-            return Err(LayerError::Unsupported { what: "a transposed product with a stored matrix".to_owned() }.into());
-        }
         Ok(Self {
             inputs: size("weightMatrixFirstDimension", p.weight_matrix_first_dimension)?,
             outputs: size("weightMatrixSecondDimension", p.weight_matrix_second_dimension)?,
