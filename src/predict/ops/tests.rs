@@ -1,4 +1,7 @@
-//! What the families share in their tests.
+//! The families against recorded cases, and against anything.
+
+mod anything;
+mod cases;
 
 use rand::SeedableRng;
 
