@@ -33,7 +33,7 @@ pub type StandIn = dyn Fn(&Features) -> Result<Features, Box<dyn std::error::Err
 /// let model = coreml_quant::Model::open(path)?;
 /// let predictor = Predictor::new(&model)?;
 /// let input = &predictor.inputs()[0];
-/// let outputs = predictor.predict(&Features::new().with(&input.name, Array::zeros((1, 8, 8))))?;
+/// let outputs = predictor.predict(&Features::new().with(&input.name, Array::<f32, _>::zeros((1, 8, 8))))?;
 /// assert!(outputs.iter().count() > 0);
 /// # Ok(())
 /// # }

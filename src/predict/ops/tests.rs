@@ -1,7 +1,6 @@
-//! The families against recorded cases, and against anything.
+//! What the tests of the families share; recorded cases run through the whole executor, in `tests/layer_cases.rs`.
 
 mod anything;
-mod cases;
 
 use rand::SeedableRng;
 
