@@ -15,7 +15,7 @@ use crate::proto::same_padding::SamePaddingMode;
 use crate::proto::{BorderAmounts, Convolution3DLayerParams, ConvolutionLayerParams};
 
 use super::values::{positive, result_len, row_major, size, split_axes, tensor, unsigned, wrong_shape};
-use super::{Limits, PrepareError, Prepared};
+use super::{Limits, PrepareError, Prepared, uncertain};
 
 /// Names of the last axes, by their number.
 const NAMES: [&str; 2] = ["channel, height, width", "channel, depth, height, width"];
@@ -288,6 +288,11 @@ impl Prepared for Convolution {
     fn windows(&self, input: &Tensor) -> Option<(Geometry, bool)> {
         let (_, inner) = split_axes(input, self.axes.len() + 1, NAMES[self.axes.len() - 2]).ok()?;
         Some((self.geometry(input, &inner[1..]).ok()?, self.transposed))
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        let uncertain = |axis: &Spec| axis.target.is_some() || matches!(axis.padding, Padding::Same { .. });
+        (self.transposed && self.axes.iter().any(uncertain)).then_some(uncertain::DECONVOLUTION)
     }
 
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError> {

@@ -9,6 +9,7 @@ mod normalization;
 mod pooling;
 mod product;
 mod recurrent;
+pub(crate) mod uncertain;
 mod values;
 
 use std::fmt;
@@ -34,6 +35,11 @@ pub(crate) trait Prepared: fmt::Debug + Send + Sync {
 
     /// For recurrent layers, the length of a state: inputs from the second on may be missing, which means zeros.
     fn state_len(&self) -> Option<usize> {
+        None
+    }
+
+    /// Which statement of [`uncertain`] it needs.
+    fn note(&self) -> Option<&'static str> {
         None
     }
 }

@@ -14,7 +14,7 @@ use crate::proto::{GlobalPooling3DLayerParams, Pooling3DLayerParams, PoolingLaye
 
 use super::convolution::{Padding, border, per_axis, same};
 use super::values::{positive, result_len, row_major, single, size, split_axes, tensor, unsigned, wrong_shape};
-use super::{Limits, PrepareError, Prepared};
+use super::{Limits, PrepareError, Prepared, uncertain};
 
 /// A window along one axis.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +149,11 @@ impl Window {
 }
 
 impl Prepared for Pool {
+    fn note(&self) -> Option<&'static str> {
+        let overhangs = self.windows.iter().any(|window| matches!(window, Window::Overhanging { .. }));
+        (self.pooling == Pooling::Average && overhangs).then_some(uncertain::POOLING)
+    }
+
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError> {
         let input = single(inputs)?;
         let (planes, inner) = split_axes(input, self.windows.len(), "of the window")?;

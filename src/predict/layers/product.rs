@@ -10,7 +10,7 @@ use crate::predict::weights::Weights;
 use crate::proto::{BatchedMatMulLayerParams, InnerProductLayerParams};
 
 use super::values::{result_len, row_major, single, size, tensor, wrong_shape};
-use super::{Limits, PrepareError, Prepared};
+use super::{Limits, PrepareError, Prepared, uncertain};
 
 /// A stored matrix times the input.
 #[derive(Debug)]
@@ -36,11 +36,9 @@ impl InnerProduct {
         })
     }
 
-    /// A batchedMatmul with a stored matrix.
+    /// A batchedMatmul with a stored matrix. `transposeA` and `transposeB` are of products of two inputs; writers set them
+    /// here too, after they have transposed what they store.
     pub(super) fn of_matrix(p: &BatchedMatMulLayerParams, weights: &Weights<'_>) -> Result<Self, PrepareError> {
-        if p.transpose_a || p.transpose_b {
-            return Err(LayerError::Unsupported { what: "a transposed product with a stored matrix".to_owned() }.into());
-        }
         Ok(Self {
             inputs: size("weightMatrixFirstDimension", p.weight_matrix_first_dimension)?,
             outputs: size("weightMatrixSecondDimension", p.weight_matrix_second_dimension)?,
@@ -53,6 +51,10 @@ impl InnerProduct {
 }
 
 impl Prepared for InnerProduct {
+    fn note(&self) -> Option<&'static str> {
+        self.quantize_input.then_some(uncertain::INT8)
+    }
+
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError> {
         let input = single(inputs)?;
         let joined = if self.joins_axes && input.ndim() >= 4 { 3 } else { 1 };

@@ -19,7 +19,7 @@ use crate::proto::{
 };
 
 use super::values::{result_len, row_major, size, tensor, wrong_shape};
-use super::{Limits, PrepareError, Prepared};
+use super::{Limits, PrepareError, Prepared, uncertain};
 
 /// What activations get is clipped to this.
 const CLIP: f32 = 50.0;
@@ -107,6 +107,8 @@ pub(super) struct Recurrent {
     inputs: usize,
     outputs: usize,
     sequence_output: bool,
+    /// Whether a bias of the forget gate is added that is not stored.
+    assumes_forget_bias: bool,
     /// One, or forward and backward.
     directions: Vec<Direction>,
 }
@@ -150,7 +152,8 @@ impl Recurrent {
         let params = p.params.unwrap_or_default();
         let h = size("outputVectorSize", p.output_vector_size)?;
         let direction = Direction::lstm(weights, "weightParams", &params, &p.activations, h, p.reverse_input)?;
-        Self::new(p.input_vector_size, p.output_vector_size, params.sequence_output, vec![direction])
+        let layer = Self::new(p.input_vector_size, p.output_vector_size, params.sequence_output, vec![direction])?;
+        Ok(Self { assumes_forget_bias: params.forget_bias && !params.has_bias_vectors, ..layer })
     }
 
     pub(super) fn both_ways(p: &BiDirectionalLstmLayerParams, weights: &Weights<'_>) -> Result<Self, PrepareError> {
@@ -160,7 +163,8 @@ impl Recurrent {
             Direction::lstm(weights, "weightParams[0]", &params, &p.activations_forward_lstm, h, false)?,
             Direction::lstm(weights, "weightParams[1]", &params, &p.activations_backward_lstm, h, true)?,
         ];
-        Self::new(p.input_vector_size, p.output_vector_size, params.sequence_output, directions)
+        let layer = Self::new(p.input_vector_size, p.output_vector_size, params.sequence_output, directions)?;
+        Ok(Self { assumes_forget_bias: params.forget_bias && !params.has_bias_vectors, ..layer })
     }
 
     fn new(inputs: u64, outputs: u64, sequence_output: bool, directions: Vec<Direction>) -> Result<Self, PrepareError> {
@@ -169,7 +173,7 @@ impl Recurrent {
             let (name, found) = ("outputVectorSize", "0".to_owned());
             return Err(LayerError::Parameter { name, found, expected: "at least 1".to_owned() }.into());
         }
-        Ok(Self { inputs, outputs, sequence_output, directions })
+        Ok(Self { inputs, outputs, sequence_output, assumes_forget_bias: false, directions })
     }
 
     /// The states before the first step: those of the inputs from the second on, or zeros.
@@ -377,5 +381,9 @@ impl Prepared for Recurrent {
 
     fn state_len(&self) -> Option<usize> {
         Some(self.outputs)
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        self.assumes_forget_bias.then_some(uncertain::FORGET_BIAS)
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn gelu(params: &GeluLayerParams, inputs: &[Tensor]) -> Outputs {
 
 /// The error function, to about 1e-15: the series `2/sqrt(pi) e^-x² Σ 2^n x^(2n+1) / (1·3·…·(2n+1))`, whose terms
 /// are all of one sign; beyond 6 it differs from ±1 by less than float64 can tell.
-pub(super) fn erf(x: f64) -> f64 {
+pub(crate) fn erf(x: f64) -> f64 {
     if x.is_nan() {
         return x;
     }

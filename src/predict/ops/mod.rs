@@ -24,6 +24,8 @@ mod tests;
 
 use rand_pcg::Pcg64;
 
+pub(crate) use self::elementwise::erf;
+
 use self::elementwise::{map, map_f64};
 use self::random::Shape;
 use super::tensor::{LayerError, Tensor};

@@ -84,7 +84,7 @@ pub(super) fn non_maximum_suppression(
                 break;
             }
             // A score that is not a number is not above the threshold.
-            if !(f64::from(best[at]) > least) {
+            if best[at].is_nan() || f64::from(best[at]) <= least {
                 continue;
             }
             let area = Area::new(&boxes[at]);

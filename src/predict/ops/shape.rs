@@ -32,7 +32,7 @@ fn target(x: &Tensor, list: &[i64]) -> Result<Vec<usize>, LayerError> {
     }
     if let Some(open) = open {
         let known = shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
-        let rest = known.filter(|&known| known > 0 && x.len() % known == 0).map(|known| x.len() / known);
+        let rest = known.filter(|&known| known > 0 && x.len().is_multiple_of(known)).map(|known| x.len() / known);
         shape[open] = rest.ok_or_else(|| wrong("dimensions that divide the number of values"))?;
     }
     Ok(shape)
@@ -206,7 +206,7 @@ pub(super) fn reorganize(params: &ReorganizeDataLayerParams, inputs: &[Tensor], 
     let (c, h, w) = (x.shape()[at], x.shape()[at + 1], x.shape()[at + 2]);
     let mode = enumeration("mode", params.mode)?;
     let to_depth = mode == ReorganizationType::SpaceToDepth;
-    let divides = if to_depth { h % block == 0 && w % block == 0 } else { c % area == 0 };
+    let divides = if to_depth { h.is_multiple_of(block) && w.is_multiple_of(block) } else { c.is_multiple_of(area) };
     if !divides {
         let what = if to_depth { "height and width" } else { "the channels by its square" };
         return Err(parameter("blockSize", block, format!("a divisor of {what} of {:?}", x.shape())));

@@ -250,7 +250,7 @@ pub(super) fn split(params: &SplitLayerParams, inputs: &[Tensor], cx: &Context) 
     at_least(x, 0, 3)?;
     let axis = x.ndim() - 3;
     let (n, count) = (x.shape()[axis], part_count("nOutputs", params.n_outputs, cx)?);
-    if n % count != 0 {
+    if !n.is_multiple_of(count) {
         return Err(parameter("nOutputs", count, format!("a divisor of the {n} channels")));
     }
     Ok(parts(x, axis, std::iter::repeat_n(n / count, count)))

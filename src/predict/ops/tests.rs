@@ -1,4 +1,6 @@
-//! What the families share in their tests.
+//! What the tests of the families share; recorded cases run through the whole executor, in `tests/layer_cases.rs`.
+
+mod anything;
 
 use rand::SeedableRng;
 
