@@ -12,9 +12,9 @@ use bytes::Bytes;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
 use coreml_quant::{
-    AdvancedSelector, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Linear, LinearRange, LinearSymmetric,
-    Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo, fold,
-    quantize_to_file,
+    AdvancedSelector, Biases, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Linear, LinearRange,
+    LinearSymmetric, Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo,
+    fold, quantize_to_file,
 };
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -37,6 +37,10 @@ struct Options {
     /// How the linear modes find the range of a channel: min-max or least-squares.
     #[arg(long, default_value_t)]
     range: LinearRange,
+    /// How biases and other vectors are stored beside weights of 8 bits or fewer: float16, as-weights (as coremltools
+    /// does it) or keep.
+    #[arg(long, default_value_t, conflicts_with = "Targets")]
+    biases: Biases,
     #[command(flatten)]
     targets: Targets,
     /// Do not multiply batchnorm, scale and bias layers into the layer before them first.
@@ -201,7 +205,7 @@ fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> 
         }
         _ => config,
     };
-    let mut config = config.with_selector(selector(options)?);
+    let mut config = config.with_selector(selector(options)?).with_biases(options.biases);
     if options.no_fold {
         config = config.with_fold(false);
     }

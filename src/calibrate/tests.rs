@@ -92,10 +92,10 @@ impl Naive {
         (0..k).for_each(|i| left[i][i] += 0.1 * self.d);
         for i in 0..k {
             for j in i + 1..k {
-                let factor = left[j][i] / left[i][i];
-                for l in i..k {
-                    left[j][l] -= factor * left[i][l];
-                }
+                let (above, below) = left.split_at_mut(j);
+                let (pivot, row) = (&above[i], &mut below[0]);
+                let factor = row[i] / pivot[i];
+                row.iter_mut().zip(pivot).skip(i).for_each(|(value, pivot)| *value -= factor * pivot);
                 right[j] -= factor * right[i];
             }
         }

@@ -304,7 +304,7 @@ def check_model(before, after, mode, nbits, kmeans):
 
 def run(binary, source, target, mode, nbits):
     """Error text of the program, or None when it did its work."""
-    command = [binary, source, target, "--mode", mode, "--no-fold", "--quiet"]
+    command = [binary, source, target, "--mode", mode, "--no-fold", "--biases", "as-weights", "--quiet"]
     command += ["--nbits", str(nbits)] if nbits else []
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode == 0:
