@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::format::form::StoredForm;
 use crate::kernels;
-use crate::stored::StoredForm;
 
 /// Why an operation failed. Nothing was changed or written.
 #[derive(Debug, Error)]
@@ -390,7 +390,7 @@ pub enum ConfigError {
         allowed: &'static str,
     },
     /// There is no such mode.
-    #[error("there is no mode \"{found}\"; the modes are {}", crate::config::mode_names())]
+    #[error("there is no mode \"{found}\"; the modes are {}", crate::quantize::config::mode_names())]
     UnknownMode {
         /// What was asked for.
         found: String,
@@ -417,7 +417,7 @@ pub enum ConfigError {
     #[error("custom_lut needs a function, see QuantConfig::custom_lut")]
     NeedsFunction,
     /// There is no layer type of this name that is quantized.
-    #[error("there is no quantizable layer type \"{found}\"; the types are {}", crate::selector::SKIP_TYPES.join(", "))]
+    #[error("there is no quantizable layer type \"{found}\"; the types are {}", crate::quantize::selector::SKIP_TYPES.join(", "))]
     UnknownLayerType {
         /// What was asked for.
         found: String,

@@ -24,56 +24,39 @@
 #[cfg(feature = "predict")]
 #[allow(dead_code, unused_imports, reason = "the walk over the network is being written")]
 mod calibrate;
-mod check;
-mod compare;
-mod config;
-mod decode;
 mod error;
 mod fold;
+mod format;
+mod inspect;
 mod kernels;
-mod kmeans;
-mod layer_type;
-mod layers;
-mod measure;
-mod method;
-mod mixed;
 mod model;
-mod plan;
+mod network;
+mod planner;
 #[cfg(feature = "predict")]
 #[allow(dead_code, unused_imports, reason = "the executor is being written")]
 pub mod predict;
-pub mod proto;
 mod quantize;
 mod quantizer;
-mod report;
-mod save;
-mod selector;
-mod stored;
-mod survey;
-mod walk;
-pub mod weight_params;
-mod wire;
+mod weight;
 
 #[cfg(feature = "predict")]
 pub use calibrate::{Calibration, Sample};
-pub use check::{Finding, Subject, Violation, check};
-pub use compare::compare;
-pub use config::{Biases, Mode, Progress, QuantConfig};
-pub use decode::DecodeOptions;
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
-pub use layer_type::layer_type;
-pub use measure::Distortion;
-pub use method::Method;
-pub use mixed::{Plan, PlannedWeight, Planner, Target};
-pub use model::Model;
+pub use format::form::{Nbits, StoredForm};
+pub use format::{layer_type, layer_types, proto, weight_params};
+pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
+pub use model::{DecodeOptions, Model};
+pub use planner::{Planner, Target};
+pub use quantize::config::{Biases, Mode, Progress, QuantConfig};
+pub use quantize::method::Method;
+pub use quantize::plan::{Plan, PlannedWeight};
+pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
+pub use quantize::save::SaveOptions;
+pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange,
     LinearSymmetric, QuantizedWeight, Quantizer, WeightView,
 };
-pub use report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use save::SaveOptions;
-pub use selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
-pub use stored::{Nbits, StoredForm};
-pub use survey::{LayerSurvey, WeightSurvey};
+pub use weight::distortion::Distortion;

@@ -56,7 +56,7 @@ impl Task {
     }
 
     fn logits(&self, model: &Model) -> Vec<Vec<f32>> {
-        let layers = crate::walk::network(model.proto()).unwrap().0;
+        let layers = crate::network::walk::network(model.proto()).unwrap().0;
         let last = layers.last().unwrap();
         let is_softmax = matches!(crate::layer_type(last), Some("softmax" | "softmaxND"));
         let output = if is_softmax { &last.input[0] } else { &last.output[0] };

@@ -17,16 +17,16 @@ use super::levels::Grid;
 use super::matrix::{Coded, Method, calibrate_matrix};
 use super::moments::{Inputs, Stats, generator, some_positions};
 use super::network::{Pair, Runner};
-use crate::layers;
-use crate::plan::{Site, has_site};
+use crate::format::form::StoredForm;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{NeuralNetworkLayer, WeightParams};
+use crate::network::layers;
 use crate::predict::Tensor;
 use crate::predict::engine::Geometry;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{NeuralNetworkLayer, WeightParams};
+use crate::quantize::report::Outcome;
+use crate::quantize::sites::{Site, has_site};
 use crate::quantize::{to_params, view};
 use crate::quantizer::{Buffers, Codes, Levels, QuantizedWeight};
-use crate::report::Outcome;
-use crate::stored::StoredForm;
 
 /// Values of inputs that are held at a time, in one network.
 const MOST_VALUES: usize = 1 << 26;
@@ -54,7 +54,7 @@ pub(super) struct Done {
 struct Job {
     site: usize,
     method: Method,
-    nbits: crate::stored::Nbits,
+    nbits: crate::format::form::Nbits,
     bias: String,
 }
 
@@ -187,7 +187,9 @@ fn gathered(reading: &Reading, blobs: Vec<(Vec<f32>, Option<Vec<f32>>)>, all: &L
     if width == 0 {
         return None;
     }
-    let wanted = all.positions.min((MOST_VALUES / width).max(LEAST_POSITIONS)).div_ceil(blobs.len().max(1));
+    // Neighbouring windows overlap; vectors tell more each.
+    let positions = if matches!(reading, Reading::Windows { .. }) { all.positions } else { 4 * all.positions };
+    let wanted = positions.min((MOST_VALUES / width).max(LEAST_POSITIONS)).div_ceil(blobs.len().max(1));
     let mut rng = generator(all.seed);
     let chosen: Vec<Vec<usize>> =
         blobs.iter().map(|(float, _)| some_positions(reading.positions(float.len()), wanted, &mut rng)).collect();

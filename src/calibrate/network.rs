@@ -13,15 +13,15 @@ use rayon::prelude::*;
 
 use super::layer::{LayerInputs, calibrate_layer};
 use super::samples::Calibration;
-use crate::layers;
-use crate::plan::{Site, has_site};
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{Model, NeuralNetworkLayer, WeightParams};
+use crate::network::layers;
+use crate::network::walk;
 use crate::predict::Tensor;
 use crate::predict::layers::{Limits, Prepared, prepare};
 use crate::predict::ops;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{Model, NeuralNetworkLayer, WeightParams};
-use crate::report::Outcome;
-use crate::walk;
+use crate::quantize::report::Outcome;
+use crate::quantize::sites::{Site, has_site};
 
 /// Most values that a blob may have.
 const MAX_VALUES: usize = 1 << 28;

@@ -7,12 +7,12 @@ use rayon::prelude::*;
 
 use super::moments::generator;
 use super::synthetic::dead_leaves;
+use crate::format::proto::feature_type::Type as FeatureKind;
+use crate::format::proto::image_feature_type::ColorSpace;
+use crate::format::proto::neural_network_preprocessing::Preprocessor;
+use crate::format::proto::{FeatureDescription, Model, NeuralNetworkPreprocessing};
+use crate::network::walk;
 use crate::predict::Tensor;
-use crate::proto::feature_type::Type as FeatureKind;
-use crate::proto::image_feature_type::ColorSpace;
-use crate::proto::neural_network_preprocessing::Preprocessor;
-use crate::proto::{FeatureDescription, Model, NeuralNetworkPreprocessing};
-use crate::walk;
 
 /// Values for the inputs of a model, by name. Images are planes of 0 to 255, `[channels, height, width]`, in the
 /// model's order of colours; arrays have the declared shape, or sequence and batch before it.
@@ -64,8 +64,8 @@ impl Calibration {
         self
     }
 
-    /// At how many output positions of a layer its inputs are looked at, over all samples; memory and time grow with
-    /// it. At least 1. Default: 4,096.
+    /// At how many output positions of a convolution its inputs are looked at, over all samples, and a quarter of the
+    /// vectors that other layers look at; memory and time grow with it. At least 1. Default: 4,096.
     #[must_use]
     pub fn with_positions(mut self, positions: usize) -> Self {
         self.positions = positions.max(1);
@@ -133,7 +133,7 @@ fn declared(input: &FeatureDescription) -> Vec<usize> {
 
 /// Whether arrays become five-dimensional, and what images go through first.
 fn entrance(model: &Model) -> (bool, &[NeuralNetworkPreprocessing]) {
-    use crate::proto::model::Type;
+    use crate::format::proto::model::Type;
     let exact = walk::network(model).is_some_and(|(_, mapping)| walk::is_exact(mapping));
     let preprocessing = match model.r#type.as_ref() {
         Some(Type::NeuralNetwork(network)) => &network.preprocessing[..],

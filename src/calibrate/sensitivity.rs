@@ -11,17 +11,17 @@ use rayon::prelude::*;
 
 use super::network::Runner;
 use super::samples::Calibration;
-use crate::layers;
-use crate::measure;
-use crate::plan::{Site, has_site};
+use crate::format::form::Nbits;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{Model, NeuralNetworkLayer};
+use crate::network::layers;
+use crate::network::walk;
 use crate::predict::Tensor;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{Model, NeuralNetworkLayer};
+use crate::quantize::report::Outcome;
+use crate::quantize::sites::{Site, has_site};
 use crate::quantize::{to_params, view};
 use crate::quantizer::{Buffers, KmeansLut, Quantizer};
-use crate::report::Outcome;
-use crate::stored::Nbits;
-use crate::walk;
+use crate::weight::distortion;
 
 /// Samples that are run at most: each weight takes a run of all layers after it.
 const MOST_SAMPLES: usize = 128;
@@ -138,7 +138,7 @@ impl Walk<'_> {
         let mut buffers = Buffers::new();
         let weight = view(site, &mut buffers);
         let quantized = KmeansLut::new(Nbits::FOUR).quantize(weight.clone(), &mut buffers).ok()?;
-        let relative = measure::distortion(&weight, &quantized).relative_error();
+        let relative = distortion::distortion(&weight, &quantized).relative_error();
         if relative == 0.0 {
             return Some(0.0);
         }

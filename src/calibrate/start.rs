@@ -7,7 +7,7 @@
 use super::descent::Rows;
 use super::levels::{Even, Levels, top_code};
 use super::refit::Spacing;
-use crate::kmeans::weighted_table;
+use crate::kernels::kmeans::weighted_table;
 use multiversion::multiversion;
 
 /// Targets that a table starts from at most; of more, every so many rows are taken.

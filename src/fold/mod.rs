@@ -27,12 +27,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::Error;
-use crate::layer_type::layer_type;
-use crate::layers;
+use crate::format::layer_type;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{self, NeuralNetworkLayer, WeightParams};
 use crate::model::Model;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{self, NeuralNetworkLayer, WeightParams};
-use crate::walk;
+use crate::network::layers;
+use crate::network::walk;
 
 use affine::Affine;
 use blobs::Blobs;

@@ -1,10 +1,10 @@
 //! The layer that others are folded into, and the change to its weights.
 
-use crate::layers::{self, Weight};
-use crate::plan::has_site;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{NeuralNetworkLayer, WeightParams};
-use crate::weight_params::FloatValues;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{NeuralNetworkLayer, WeightParams};
+use crate::format::weight_params::FloatValues;
+use crate::network::layers::{self, Weight};
+use crate::quantize::sites::has_site;
 
 use super::affine::{Affine, Axis, along_axis};
 use super::report::FoldReason;

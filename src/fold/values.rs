@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use crate::format::form::StoredForm;
+use crate::format::proto::WeightParams;
+use crate::format::weight_params::FloatValues;
 use crate::kernels::dequantize::{self, Stored};
-use crate::layers::{Shape, Weight};
-use crate::proto::WeightParams;
-use crate::stored::StoredForm;
-use crate::weight_params::FloatValues;
+use crate::network::layers::{Shape, Weight};
 
 use super::report::FoldReason;
 

@@ -15,6 +15,7 @@ pub(crate) mod encode;
 pub(crate) mod errors;
 pub(crate) mod float16;
 pub(crate) mod int8;
+pub(crate) mod kmeans;
 pub(crate) mod least_squares;
 pub(crate) mod linear;
 pub(crate) mod pack;

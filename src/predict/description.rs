@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::features::ColorOrder;
-use crate::proto::FeatureDescription;
-use crate::proto::array_feature_type::{ArrayDataType, DefaultOptionalValue, ShapeFlexibility};
-use crate::proto::dictionary_feature_type::KeyType;
-use crate::proto::feature_type::Type;
-use crate::proto::image_feature_type::{ColorSpace, SizeFlexibility};
+use crate::format::proto::FeatureDescription;
+use crate::format::proto::array_feature_type::{ArrayDataType, DefaultOptionalValue, ShapeFlexibility};
+use crate::format::proto::dictionary_feature_type::KeyType;
+use crate::format::proto::feature_type::Type;
+use crate::format::proto::image_feature_type::{ColorSpace, SizeFlexibility};
 
 /// An input or output, as the model describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +94,7 @@ fn count(size: i64) -> usize {
     usize::try_from(size).unwrap_or_default()
 }
 
-fn range(range: Option<&crate::proto::SizeRange>) -> (usize, Option<usize>) {
+fn range(range: Option<&crate::format::proto::SizeRange>) -> (usize, Option<usize>) {
     range.map_or((0, None), |range| {
         (usize::try_from(range.lower_bound).unwrap_or(usize::MAX), usize::try_from(range.upper_bound).ok())
     })

@@ -8,19 +8,19 @@ use super::features::{Features, Value};
 use super::network_model::Labels;
 use super::ops;
 use super::tensor::Tensor;
-use crate::model::kind;
-use crate::proto::categorical_mapping::{MappingType, ValueOnUnknown};
-use crate::proto::dict_vectorizer::Map;
-use crate::proto::glm_classifier::{ClassEncoding, PostEvaluationTransform as ClassifierTransform};
-use crate::proto::glm_regressor::PostEvaluationTransform as RegressorTransform;
-use crate::proto::imputer::{ImputedValue, ReplaceValue};
-use crate::proto::model::Type;
-use crate::proto::non_maximum_suppression::SuppressionMethod;
-use crate::proto::normalizer::NormType;
-use crate::proto::one_hot_encoder::{CategoryType, HandleUnknown};
-use crate::proto::tree_ensemble_parameters::TreeNode;
-use crate::proto::tree_ensemble_parameters::tree_node::TreeNodeBehavior;
-use crate::proto::{self, TreeEnsembleParameters, TreeEnsemblePostEvaluationTransform};
+use crate::format::model_type;
+use crate::format::proto::categorical_mapping::{MappingType, ValueOnUnknown};
+use crate::format::proto::dict_vectorizer::Map;
+use crate::format::proto::glm_classifier::{ClassEncoding, PostEvaluationTransform as ClassifierTransform};
+use crate::format::proto::glm_regressor::PostEvaluationTransform as RegressorTransform;
+use crate::format::proto::imputer::{ImputedValue, ReplaceValue};
+use crate::format::proto::model::Type;
+use crate::format::proto::non_maximum_suppression::SuppressionMethod;
+use crate::format::proto::normalizer::NormType;
+use crate::format::proto::one_hot_encoder::{CategoryType, HandleUnknown};
+use crate::format::proto::tree_ensemble_parameters::TreeNode;
+use crate::format::proto::tree_ensemble_parameters::tree_node::TreeNodeBehavior;
+use crate::format::proto::{self, TreeEnsembleParameters, TreeEnsemblePostEvaluationTransform};
 use ndarray::IxDyn;
 
 /// A model that is no network.
@@ -78,7 +78,7 @@ impl Member {
             | Type::NonMaximumSuppression(_) => None,
             _ => return Ok(None),
         };
-        let kind = kind(model);
+        let kind = model_type(model);
         let trees = match trees {
             Some(ensemble) => {
                 plant(ensemble).map_err(|what| PredictError::Member { path: path.to_owned(), kind, what })?

@@ -20,11 +20,11 @@ use super::layers::{self, Limits, PrepareError, Prepared};
 use super::ops;
 use super::tensor::{LayerError, Tensor};
 use crate::error::Place;
-use crate::layer_type::layer_type;
-use crate::layers::inner_networks;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{CustomLayerParams, NeuralNetworkLayer};
-use crate::walk;
+use crate::format::layer_type;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{CustomLayerParams, NeuralNetworkLayer};
+use crate::network::layers::inner_networks;
+use crate::network::walk;
 
 /// The number of a blob in a network.
 pub(crate) type BlobId = usize;

@@ -13,11 +13,11 @@ use super::error::{LayerInfo, PredictError};
 use super::features::{ColorOrder, Features, Value};
 use super::network::{Network, Options};
 use super::tensor::Tensor;
-use crate::proto::model::Type;
-use crate::proto::neural_network_classifier::ClassLabels;
-use crate::proto::neural_network_preprocessing::Preprocessor;
-use crate::proto::{self, NeuralNetworkImageShapeMapping, NeuralNetworkPreprocessing};
-use crate::walk;
+use crate::format::proto::model::Type;
+use crate::format::proto::neural_network_classifier::ClassLabels;
+use crate::format::proto::neural_network_preprocessing::Preprocessor;
+use crate::format::proto::{self, NeuralNetworkImageShapeMapping, NeuralNetworkPreprocessing};
+use crate::network::walk;
 
 /// What is uncertain about the inputs and outputs of networks.
 pub(crate) const BATCH: &str = "inputs: one axis more than declared is the batch";

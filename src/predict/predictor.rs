@@ -12,8 +12,8 @@ use super::network::{CustomLayer, Options, Precision};
 use super::network_model::{NetworkModel, note};
 use super::tensor::Tensor;
 use crate::Model;
-use crate::proto::{self, model::Type};
-use crate::walk;
+use crate::format::proto::{self, model::Type};
+use crate::network::walk;
 
 /// Stands in for a model that cannot be run: from its inputs to its outputs.
 pub type StandIn = dyn Fn(&Features) -> Result<Features, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
@@ -69,7 +69,7 @@ impl Node {
         }
         Ok(match Member::new(model, &path)? {
             Some(member) => Self::Member { path, inputs, outputs, member: Box::new(member) },
-            None => Self::Unsupported { path, kind: crate::model::kind(model), inputs, outputs },
+            None => Self::Unsupported { path, kind: crate::format::model_type(model), inputs, outputs },
         })
     }
 

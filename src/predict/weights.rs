@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use crate::error::WeightError;
-use crate::layers::{self, Shape, Weight};
-use crate::proto::{NeuralNetworkLayer, WeightParams};
+use crate::format::form::StoredForm;
+use crate::format::proto::{NeuralNetworkLayer, WeightParams};
+use crate::network::layers::{self, Shape, Weight};
 use crate::quantize;
 use crate::quantizer::Buffers;
-use crate::stored::StoredForm;
 
 /// A weight that cannot be read: which, and why.
 #[derive(Debug)]

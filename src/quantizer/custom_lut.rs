@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
-use crate::stored::{Nbits, StoredForm};
+use crate::format::form::{Nbits, StoredForm};
 
 /// Gets the number of bits and the values, row-major; returns the table of 2^nbits entries and one code for each value.
 type TableFunction = dyn Fn(u32, &[f32]) -> Result<(Vec<f32>, Vec<u8>), QuantizeError> + Send + Sync;

@@ -5,8 +5,8 @@
 
 use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
-use crate::measure::Distortion;
-use crate::stored::StoredForm;
+use crate::format::form::StoredForm;
+use crate::weight::distortion::Distortion;
 
 /// Stores values as float32, four bytes each.
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,10 +5,10 @@
 
 use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::format::form::StoredForm;
 use crate::kernels;
 use crate::kernels::errors::ErrorSums;
-use crate::measure::Distortion;
-use crate::stored::StoredForm;
+use crate::weight::distortion::Distortion;
 
 /// Stores values as IEEE half precision, two bytes each.
 ///

@@ -4,8 +4,8 @@
 
 use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::format::form::StoredForm;
 use crate::kernels;
-use crate::stored::StoredForm;
 
 /// Stores values as signed bytes with one scale, for `int8DynamicQuantize`.
 ///

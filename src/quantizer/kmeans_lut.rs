@@ -1,13 +1,13 @@
 //! kmeans_lut: the lookup table with the least squared error.
 //!
-//! One-dimensional k-means has an exact solution: [`crate::kmeans`] tells how.
+//! One-dimensional k-means has an exact solution: [`crate::kernels::kmeans`] tells how.
 
 use super::{Buffers, Codes, Levels, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::errors::ErrorSums;
-use crate::kmeans::{self, Clusters, Strategy};
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
+use crate::kernels::kmeans::{self, Clusters, Strategy};
+use crate::weight::distortion::Distortion;
 
 /// Stores values as codes into the table with the least sum of squared errors, one table for each weight.
 ///

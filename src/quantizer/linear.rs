@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use super::{Buffers, Codes, Levels, QuantizedWeight, Quantizer, WeightView};
 use crate::error::{ConfigError, QuantizeError};
+use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::errors::ErrorSums;
 use crate::kernels::least_squares;
 use crate::kernels::linear::{self, Scheme, Settings};
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
+use crate::weight::distortion::Distortion;
 
 /// How the range of a channel, and with it the scale and bias, is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

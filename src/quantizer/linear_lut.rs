@@ -4,10 +4,10 @@
 
 use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
 use crate::error::QuantizeError;
+use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::errors::ErrorSums;
 use crate::kernels::linear;
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
+use crate::weight::distortion::Distortion;
 
 /// Stores values as codes into a table of evenly spaced values between the smallest and the largest of the weight.
 ///

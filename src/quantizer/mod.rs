@@ -22,10 +22,10 @@ pub use linear::{Linear, LinearRange, LinearSymmetric};
 pub use linear_lut::LinearLut;
 
 use crate::error::QuantizeError;
+use crate::format::form::{Nbits, StoredForm};
+use crate::format::weight_params::{FloatValues, floats};
 use crate::kernels::{self, Channels};
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
-use crate::weight_params::{FloatValues, floats};
+use crate::weight::distortion::Distortion;
 
 /// Stores the values of a weight in another form.
 ///

@@ -3,9 +3,9 @@
 //!
 //! A constant of the shape `[C]` goes along the third axis from the last, as `[C, 1, 1]`.
 
+use crate::format::proto::{BiasLayerParams, LoadConstantLayerParams, LoadConstantNdLayerParams, ScaleLayerParams};
 use crate::predict::tensor::{LayerError, Tensor};
 use crate::predict::weights::Weights;
-use crate::proto::{BiasLayerParams, LoadConstantLayerParams, LoadConstantNdLayerParams, ScaleLayerParams};
 
 use super::values::{result_len, row_major, single, size, split_axes, tensor, wrong_shape};
 use super::{Limits, PrepareError, Prepared};

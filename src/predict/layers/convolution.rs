@@ -6,13 +6,13 @@
 //! `(n - 1) * s + k'` outputs and crops them by its padding; with `same` padding there are `n * s`. Dilation counts in
 //! both directions.
 
+use crate::format::proto::convolution_layer_params::ConvolutionPaddingType;
+use crate::format::proto::convolution3_d_layer_params::PaddingType;
+use crate::format::proto::same_padding::SamePaddingMode;
+use crate::format::proto::{BorderAmounts, Convolution3DLayerParams, ConvolutionLayerParams};
 use crate::predict::engine::{self, Axis, Geometry};
 use crate::predict::tensor::{LayerError, Tensor};
 use crate::predict::weights::Weights;
-use crate::proto::convolution_layer_params::ConvolutionPaddingType;
-use crate::proto::convolution3_d_layer_params::PaddingType;
-use crate::proto::same_padding::SamePaddingMode;
-use crate::proto::{BorderAmounts, Convolution3DLayerParams, ConvolutionLayerParams};
 
 use super::values::{positive, result_len, row_major, size, split_axes, tensor, unsigned, wrong_shape};
 use super::{Limits, PrepareError, Prepared, uncertain};

@@ -2,9 +2,9 @@
 //!
 //! Tokens are floats and are truncated toward zero; a token outside the vocabulary is an error.
 
+use crate::format::proto::{EmbeddingLayerParams, EmbeddingNdLayerParams};
 use crate::predict::tensor::{LayerError, Tensor};
 use crate::predict::weights::Weights;
-use crate::proto::{EmbeddingLayerParams, EmbeddingNdLayerParams};
 
 use super::values::{result_len, row_major, single, size, tensor, wrong_shape};
 use super::{Limits, PrepareError, Prepared};

@@ -14,9 +14,9 @@ mod values;
 
 use std::fmt;
 
-use crate::proto::NeuralNetworkLayer;
-use crate::proto::activation_params::NonlinearityType;
-use crate::proto::neural_network_layer::Layer;
+use crate::format::proto::NeuralNetworkLayer;
+use crate::format::proto::activation_params::NonlinearityType;
+use crate::format::proto::neural_network_layer::Layer;
 
 use super::engine::Geometry;
 use super::tensor::{LayerError, Tensor};

@@ -2,9 +2,9 @@
 //!
 //! Variances are those of the whole population. Statistics are made in float64.
 
+use crate::format::proto::{BatchnormLayerParams, LayerNormalizationLayerParams};
 use crate::predict::tensor::{LayerError, Tensor};
 use crate::predict::weights::Weights;
-use crate::proto::{BatchnormLayerParams, LayerNormalizationLayerParams};
 
 use super::values::{row_major, single, size, split_axes, tensor, unsigned, wrong_shape};
 use super::{Limits, PrepareError, Prepared};

@@ -4,13 +4,13 @@
 //! values inside. `includeLastPixel` lets the last window overhang: `ceil((n + 2p - k) / s) + 1` outputs, one less if it
 //! would start beyond the padded input; what overhangs has no value.
 
+use crate::format::proto::global_pooling3_d_layer_params::GlobalPoolingType3D;
+use crate::format::proto::pooling_layer_params::{PoolingPaddingType, PoolingType};
+use crate::format::proto::pooling3_d_layer_params::{Pooling3DPaddingType, PoolingType3D};
+use crate::format::proto::same_padding::SamePaddingMode;
+use crate::format::proto::{GlobalPooling3DLayerParams, Pooling3DLayerParams, PoolingLayerParams};
 use crate::predict::engine::{self, Axis, Pooling};
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::global_pooling3_d_layer_params::GlobalPoolingType3D;
-use crate::proto::pooling_layer_params::{PoolingPaddingType, PoolingType};
-use crate::proto::pooling3_d_layer_params::{Pooling3DPaddingType, PoolingType3D};
-use crate::proto::same_padding::SamePaddingMode;
-use crate::proto::{GlobalPooling3DLayerParams, Pooling3DLayerParams, PoolingLayerParams};
 
 use super::convolution::{Padding, border, per_axis, same};
 use super::values::{positive, result_len, row_major, single, size, split_axes, tensor, unsigned, wrong_shape};

@@ -4,10 +4,10 @@
 //! of others, the last one is. With `int8DynamicQuantize`, the input is rounded to multiples of its largest magnitude
 //! divided by 127, one step for the whole input.
 
+use crate::format::proto::{BatchedMatMulLayerParams, InnerProductLayerParams};
 use crate::predict::engine::{self, Matrix};
 use crate::predict::tensor::{LayerError, Tensor};
 use crate::predict::weights::Weights;
-use crate::proto::{BatchedMatMulLayerParams, InnerProductLayerParams};
 
 use super::values::{result_len, row_major, single, size, tensor, wrong_shape};
 use super::{Limits, PrepareError, Prepared, uncertain};

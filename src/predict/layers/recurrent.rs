@@ -9,14 +9,14 @@
 //! - LSTM: `i, f = f(W x + R y' + p c' + b)`, `z = g(W x + R y' + b)`, `c = f c' + i z`, clipped, `o = f(.. + p_o c)`,
 //!   `y = h(c) o`
 
-use crate::predict::engine;
-use crate::predict::tensor::{LayerError, Tensor};
-use crate::predict::weights::{UnreadableWeight, Weights};
-use crate::proto::activation_params::NonlinearityType;
-use crate::proto::{
+use crate::format::proto::activation_params::NonlinearityType;
+use crate::format::proto::{
     ActivationParams, BiDirectionalLstmLayerParams, GruLayerParams, LstmParams, SimpleRecurrentLayerParams,
     UniDirectionalLstmLayerParams,
 };
+use crate::predict::engine;
+use crate::predict::tensor::{LayerError, Tensor};
+use crate::predict::weights::{UnreadableWeight, Weights};
 
 use super::values::{result_len, row_major, size, tensor, wrong_shape};
 use super::{Limits, PrepareError, Prepared, uncertain};

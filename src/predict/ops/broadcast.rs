@@ -8,8 +8,8 @@ use ndarray::{ArrayView, IxDyn, Zip};
 use super::checks::{Outputs, at_least, count, misfit, tensor, two, values};
 use super::elementwise::{map, maximum, minimum};
 use super::{Context, uncertain};
+use crate::format::proto::DotProductLayerParams;
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::DotProductLayerParams;
 
 const SEVERAL: &str = "one or more";
 

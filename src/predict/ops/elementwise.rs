@@ -5,13 +5,13 @@
 
 use super::checks::{Outputs, enumeration, one};
 use super::{Context, uncertain};
-use crate::predict::tensor::Tensor;
-use crate::proto::activation_params::NonlinearityType;
-use crate::proto::gelu_layer_params::GeluMode;
-use crate::proto::unary_function_layer_params::Operation;
-use crate::proto::{
+use crate::format::proto::activation_params::NonlinearityType;
+use crate::format::proto::gelu_layer_params::GeluMode;
+use crate::format::proto::unary_function_layer_params::Operation;
+use crate::format::proto::{
     ActivationParams, ClampedReLuLayerParams, ClipLayerParams, GeluLayerParams, UnaryFunctionLayerParams,
 };
+use crate::predict::tensor::Tensor;
 
 /// Applies a function to every value.
 pub(super) fn map(inputs: &[Tensor], f: impl Fn(f32) -> f32) -> Outputs {

@@ -8,13 +8,13 @@ use super::checks::{
 };
 use super::slice::borders;
 use super::{Context, checks};
-use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::padding_layer_params::PaddingType;
-use crate::proto::{
+use crate::format::proto::padding_layer_params::PaddingType;
+use crate::format::proto::{
     BroadcastToStaticLayerParams, ConstantPaddingLayerParams, FillDynamicLayerParams, FillLikeLayerParams,
     FillStaticLayerParams, LowerTriangularLayerParams, MatrixBandPartLayerParams, PaddingLayerParams,
     RangeDynamicLayerParams, RangeStaticLayerParams, UpperTriangularLayerParams,
 };
+use crate::predict::tensor::{LayerError, Tensor};
 
 /// A shape that an input holds.
 pub(super) fn shape_of(x: &Tensor, input: usize) -> Result<Vec<usize>, LayerError> {

@@ -5,11 +5,11 @@
 
 use super::checks::{Outputs, around, axis, enumeration, index, misfit, one, two, values};
 use super::{Context, uncertain};
-use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::{
+use crate::format::proto::{
     GatherAlongAxisLayerParams, GatherLayerParams, ScatterAlongAxisLayerParams, ScatterLayerParams, ScatterMode,
     ScatterNdLayerParams,
 };
+use crate::predict::tensor::{LayerError, Tensor};
 
 /// Indices into an axis of `len`.
 fn indices(x: &Tensor, len: usize, cx: &mut Context) -> Result<Vec<usize>, LayerError> {

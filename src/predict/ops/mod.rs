@@ -29,7 +29,7 @@ pub(crate) use self::elementwise::erf;
 use self::elementwise::{map, map_f64};
 use self::random::Shape;
 use super::tensor::{LayerError, Tensor};
-use crate::proto::neural_network_layer::Layer;
+use crate::format::proto::neural_network_layer::Layer;
 
 /// What a layer needs beside its inputs and parameters.
 pub(crate) struct Context {

@@ -6,8 +6,8 @@
 
 use super::checks::{Outputs, count, length, misfit, parameter, rank, scalar, tensor, values, whole};
 use super::{Context, uncertain};
+use crate::format::proto::NonMaximumSuppressionLayerParams;
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::NonMaximumSuppressionLayerParams;
 
 /// One box: its edges and area.
 #[derive(Clone, Copy)]

@@ -4,8 +4,10 @@
 
 use super::checks::{Outputs, around, at_least, axis, length, one, parameter, values};
 use super::{Context, uncertain};
+use crate::format::proto::{
+    L2NormalizeLayerParams, LrnLayerParams, MeanVarianceNormalizeLayerParams, SoftmaxNdLayerParams,
+};
 use crate::predict::tensor::Tensor;
-use crate::proto::{L2NormalizeLayerParams, LrnLayerParams, MeanVarianceNormalizeLayerParams, SoftmaxNdLayerParams};
 
 /// `softmax` over the channels; over the last axis of a blob that has no channels.
 pub(super) fn softmax(inputs: &[Tensor], cx: &mut Context) -> Outputs {

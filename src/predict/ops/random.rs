@@ -8,8 +8,8 @@ use rand_pcg::Pcg64;
 
 use super::checks::{Outputs, around, at_least, count, dims, one, parameter, values};
 use super::{Context, uncertain};
+use crate::format::proto::CategoricalDistributionLayerParams;
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::CategoricalDistributionLayerParams;
 
 /// Where the shape comes from.
 pub(super) enum Shape<'a> {

@@ -6,9 +6,9 @@ use ndarray::Axis;
 
 use super::checks::{Outputs, at_least, axes, copied, enumeration, one, parameter};
 use super::{Context, uncertain};
+use crate::format::proto::ReduceLayerParams;
+use crate::format::proto::reduce_layer_params::{ReduceAxis, ReduceOperation};
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::ReduceLayerParams;
-use crate::proto::reduce_layer_params::{ReduceAxis, ReduceOperation};
 
 /// Reduces the values of each position to one.
 type Reduction = fn(&[f32]) -> f64;

@@ -5,11 +5,11 @@
 
 use super::checks::{Outputs, at_least, enumeration, length, one, parameter, rank, two, values};
 use super::{Context, uncertain};
+use crate::format::proto::box_coordinates_mode::Coordinates;
+use crate::format::proto::sampling_mode::Method;
+use crate::format::proto::upsample_layer_params::{InterpolationMode, LinearUpsampleMode};
+use crate::format::proto::{CropResizeLayerParams, ResizeBilinearLayerParams, SamplingMode, UpsampleLayerParams};
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::box_coordinates_mode::Coordinates;
-use crate::proto::sampling_mode::Method;
-use crate::proto::upsample_layer_params::{InterpolationMode, LinearUpsampleMode};
-use crate::proto::{CropResizeLayerParams, ResizeBilinearLayerParams, SamplingMode, UpsampleLayerParams};
 
 /// Where one output row or column lies in the input.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -5,15 +5,15 @@ use super::checks::{
     values, whole_numbers,
 };
 use super::{Context, uncertain};
-use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::flatten_layer_params::FlattenOrder;
-use crate::proto::reorganize_data_layer_params::ReorganizationType;
-use crate::proto::reshape_layer_params::ReshapeOrder;
-use crate::proto::{
+use crate::format::proto::flatten_layer_params::FlattenOrder;
+use crate::format::proto::reorganize_data_layer_params::ReorganizationType;
+use crate::format::proto::reshape_layer_params::ReshapeOrder;
+use crate::format::proto::{
     ExpandDimsLayerParams, FlattenLayerParams, FlattenTo2DLayerParams, PermuteLayerParams,
     RankPreservingReshapeLayerParams, ReorganizeDataLayerParams, ReshapeLayerParams, ReshapeStaticLayerParams,
     SqueezeLayerParams, TransposeLayerParams,
 };
+use crate::predict::tensor::{LayerError, Tensor};
 
 /// A shape in which one dimension may be -1, which takes what is left, and zeros are copied from the input.
 fn target(x: &Tensor, list: &[i64]) -> Result<Vec<usize>, LayerError> {

@@ -9,14 +9,14 @@ use super::checks::{
     rank, reshape, scalar, standard, two, values, whole_numbers,
 };
 use super::{Context, uncertain};
-use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::slice_layer_params::SliceAxis;
-use crate::proto::{
+use crate::format::proto::slice_layer_params::SliceAxis;
+use crate::format::proto::{
     BorderAmounts, ConcatLayerParams, ConcatNdLayerParams, CropLayerParams, ReverseLayerParams, ReverseSeqLayerParams,
     SequenceRepeatLayerParams, SliceBySizeLayerParams, SliceDynamicLayerParams, SliceLayerParams,
     SliceStaticLayerParams, SlidingWindowsLayerParams, SplitLayerParams, SplitNdLayerParams, StackLayerParams,
     TileLayerParams,
 };
+use crate::predict::tensor::{LayerError, Tensor};
 
 /// Which positions of an axis are taken: `start`, `start + step` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::cmp::Ordering;
 
 use super::checks::{Outputs, around, axis, index, length, one, one_or_two, parameter, scalar, tensor, values};
 use super::{Context, uncertain};
+use crate::format::proto::{ArgSortLayerParams, CumSumLayerParams, OneHotLayerParams, TopKLayerParams};
 use crate::predict::tensor::{LayerError, Tensor};
-use crate::proto::{ArgSortLayerParams, CumSumLayerParams, OneHotLayerParams, TopKLayerParams};
 
 /// An order of all floats: ascending or descending, NaN last, zeros equal.
 fn compare(a: f32, b: f32, descending: bool) -> Ordering {

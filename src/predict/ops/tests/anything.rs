@@ -20,7 +20,7 @@ fn runs(data: &[u8]) -> bool {
     let (layer, output_count, arrays) = weightless::case(&mut bytes::Bytes(data));
     // The body is written against the published crate, so its message comes as bytes.
     let message = coreml_quant::proto::NeuralNetworkLayer { layer: Some(layer), ..Default::default() };
-    let message = crate::proto::NeuralNetworkLayer::decode(message.encode_to_vec().as_slice()).unwrap();
+    let message = crate::format::proto::NeuralNetworkLayer::decode(message.encode_to_vec().as_slice()).unwrap();
     let layer = message.layer.unwrap();
     let inputs: Vec<Tensor> =
         arrays.into_iter().map(|(shape, values)| Tensor::from_shape_vec(IxDyn(&shape), values).unwrap()).collect();

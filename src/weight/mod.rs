@@ -1,0 +1,3 @@
+//! One weight as a value: what was lost of it.
+
+pub(crate) mod distortion;
