@@ -9,7 +9,7 @@ use coreml_quant::proto::model::Type;
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, BranchLayerParams, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{
-    DefaultSelector, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized, Reason, StoredForm,
+    Biases, DefaultSelector, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized, Reason, StoredForm,
     WeightInfo, check, quantize_weights,
 };
 
@@ -409,7 +409,10 @@ fn reasons_to_stay() {
             assert!(!outcomes.is_empty());
         }
     }
-    assert_eq!(outcome_of(all("convolution3d", float32), &eight()), [Outcome::Kept(Reason::FloatOnly); 2]);
+    let kept = [Reason::FloatOnly, Reason::Float32Beside].map(Outcome::Kept);
+    assert_eq!(outcome_of(all("convolution3d", float32), &eight()), kept);
+    let as_weights = eight().with_biases(Biases::AsWeights);
+    assert_eq!(outcome_of(all("convolution3d", float32), &as_weights), [Outcome::Kept(Reason::FloatOnly); 2]);
     assert_eq!(outcome_of(all("convolution3d", float32), &QuantConfig::float16()), [Outcome::Converted; 2]);
     assert_eq!(outcome_of(all("gru", float16), &QuantConfig::float16()), [Outcome::Kept(Reason::AlreadyStored); 9]);
     assert_eq!(outcome_of(all("gru", float32), &QuantConfig::dequantize()), [Outcome::Kept(Reason::AlreadyStored); 9]);
