@@ -22,7 +22,6 @@
 )]
 
 #[cfg(feature = "predict")]
-#[allow(dead_code, unused_imports, reason = "the walk over the network is being written")]
 mod calibrate;
 mod error;
 mod fold;
@@ -40,23 +39,26 @@ mod quantizer;
 mod weight;
 
 #[cfg(feature = "predict")]
-pub use calibrate::{Calibration, Sample};
+pub use calibrate::{Calibration, CalibrationProgress};
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
-pub use model::{DecodeOptions, Model};
+pub use model::{DecodeOptions, Model, SaveOptions};
 pub use planner::{Planner, Target};
+pub use quantize::calibration_report::{
+    Agreement, CalibratedWeight, CalibrationReport, CalibrationWarning, NotCalibrated,
+};
 pub use quantize::config::{Biases, Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use quantize::save::SaveOptions;
 pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange,
-    LinearSymmetric, QuantizedWeight, Quantizer, WeightView,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,
+    QuantizeContext, Quantizer, Statistics,
 };
 pub use weight::distortion::Distortion;
+pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -3,7 +3,6 @@
 //! Start, a first pass, then twice refit and pass, then a last refit. Rows are cut into pieces that run in parallel; with
 //! evenly spaced levels a piece goes through all steps by itself, a table waits for all at each refit.
 
-use super::dense::dot;
 use super::descent::{From, Rows, Scratch};
 use super::levels::{Grid, RowLevels};
 use super::moments::{Group, Stats};
@@ -91,10 +90,8 @@ pub(crate) fn calibrate_matrix(
         Method::Table => listed(&mut rows, nbits),
     };
     let after: Vec<f64> = rows.par_iter().map(|rows| rows.error(&rows.levels(&grid, nbits))).collect();
-    let before: Vec<f64> = rows
-        .par_iter_mut()
-        .map(|rows| data_free.map_or(f64::NAN, |data_free| error_of(rows, data_free, nbits)))
-        .collect();
+    let before: Vec<f64> =
+        rows.par_iter().map(|rows| data_free.map_or(f64::NAN, |data_free| error_of(rows, data_free, nbits))).collect();
     drop(rows);
     let errors =
         Errors { before: before.iter().sum::<f64>() * stats.unit, after: after.iter().sum::<f64>() * stats.unit };
@@ -126,6 +123,80 @@ pub(crate) fn calibrate_matrix(
     Calibrated { coded, bias, errors, data_free: kept }
 }
 
+/// What the values of a weight do to the outputs, for quantizers that choose them themselves. Rows as in
+/// [`calibrate_matrix`], columns as they come.
+pub(crate) struct Judge<'a> {
+    stats: &'a Stats,
+    /// What values should be near.
+    pub(crate) target: Vec<f32>,
+    float_means: Vec<f64>,
+    each: usize,
+}
+
+impl<'a> Judge<'a> {
+    /// For a weight whose values are all finite.
+    pub(crate) fn new(weights: &[f32], stats: &'a Stats) -> Self {
+        let inputs = stats.inputs;
+        let each = weights.len() / inputs / stats.groups.len();
+        let float_means = by_group(stats, weights, each)
+            .flat_map(|(group, rows)| rows.chunks(inputs).map(|row| weighted_sum(row, &group.mean)))
+            .collect();
+        let mut target = weights.to_vec();
+        let of_group = (each * inputs).max(1);
+        stats.groups.par_iter().zip(target.par_chunks_mut(of_group)).for_each(|(group, rows)| {
+            let before = rows.to_vec();
+            reorder(rows, &group.order);
+            target::correct(group, rows);
+            restore(rows, &group.order);
+            if !rows.iter().all(|value| value.is_finite()) {
+                rows.copy_from_slice(&before);
+            }
+        });
+        Self { stats, target, float_means, each }
+    }
+
+    /// The metric's diagonal for each value.
+    pub(crate) fn importance(&self) -> Vec<f32> {
+        let mut importance = vec![0.0; self.target.len()];
+        for (group, rows) in self.stats.groups.iter().zip(importance.chunks_mut((self.each * self.stats.inputs).max(1)))
+        {
+            for row in rows.chunks_mut(self.stats.inputs) {
+                for (&place, diagonal) in group.order.iter().zip(&group.diagonal) {
+                    row[place as usize] = (f64::from(*diagonal) * self.stats.unit) as f32;
+                }
+            }
+        }
+        importance
+    }
+
+    /// The error of values, as in [`Errors`].
+    pub(crate) fn error(&self, values: &[f32]) -> f64 {
+        let of_group = (self.each * self.stats.inputs).max(1);
+        let pieces =
+            self.stats.groups.par_iter().zip(values.par_chunks(of_group)).zip(self.target.par_chunks(of_group));
+        let errors: Vec<f64> = pieces
+            .map(|((group, values), target)| {
+                let mut difference: Vec<f32> =
+                    target.iter().zip(values).map(|(target, value)| target - value).collect();
+                reorder(&mut difference, &group.order);
+                difference.chunks(PIECE * group.inputs).map(|rows| group.error(rows)).sum()
+            })
+            .collect();
+        errors.iter().sum::<f64>() * self.stats.unit
+    }
+
+    /// What the biases of all rows grow by with values.
+    pub(crate) fn bias(&self, values: &[f32]) -> Vec<f64> {
+        by_group(self.stats, values, self.each)
+            .flat_map(|(group, rows)| {
+                rows.chunks(self.stats.inputs).map(move |row| weighted_sum(row, &group.mean_quantized))
+            })
+            .zip(&self.float_means)
+            .map(|(quantized, float)| float - quantized)
+            .collect()
+    }
+}
+
 fn weighted_sum(row: &[f32], weights: &[f64]) -> f64 {
     row.iter().zip(weights).map(|(value, weight)| f64::from(*value) * weight).sum()
 }
@@ -151,6 +222,15 @@ fn pieces<'a>(stats: &'a Stats, weights: &'a mut [f32], codes: &'a mut [u8], eac
         })
     });
     rows.collect()
+}
+
+/// Undoes [`reorder`].
+fn restore(rows: &mut [f32], order: &[u32]) {
+    let mut ordered = vec![0.0; order.len()];
+    for row in rows.chunks_mut(order.len().max(1)) {
+        ordered.copy_from_slice(row);
+        ordered.iter().zip(order).for_each(|(value, &place)| row[place as usize] = *value);
+    }
 }
 
 /// Puts the columns of all rows in an order.
@@ -203,8 +283,8 @@ fn listed(rows: &mut [Rows<'_>], nbits: u8) -> Grid {
     Grid::Table(table)
 }
 
-/// The error of other codes. The state is spent.
-fn error_of(rows: &mut Rows<'_>, coded: &Coded, nbits: u8) -> f64 {
+/// The error of other codes.
+fn error_of(rows: &Rows<'_>, coded: &Coded, nbits: u8) -> f64 {
     let group = rows.group;
     let inputs = group.inputs;
     let own = coded.codes.get(rows.first * inputs..).unwrap_or_default();
@@ -215,10 +295,5 @@ fn error_of(rows: &mut Rows<'_>, coded: &Coded, nbits: u8) -> f64 {
             difference.push(target - levels.value(codes[place as usize]));
         }
     }
-    rows.state.fill(0.0);
-    group.add_to_state(&mut rows.state, &difference, 0, inputs, 1.0);
-    match group.state_damping() {
-        0.0 => dot(&difference, &rows.state),
-        damping => dot(&rows.state, &rows.state) + f64::from(damping) * dot(&difference, &difference),
-    }
+    group.error(&difference)
 }

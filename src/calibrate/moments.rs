@@ -7,7 +7,7 @@
 //!
 //! All second moments are divided by their mean over the inputs of all groups: [`Stats::unit`].
 
-use super::dense::{Cholesky, matrix, matrix_mut, multiply, multiply_add};
+use super::dense::{Cholesky, dot, matrix, matrix_mut, multiply, multiply_add};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
@@ -69,6 +69,7 @@ impl Inputs {
     }
 
     /// Number of positions.
+    #[cfg(test)]
     pub(crate) fn positions(&self) -> usize {
         self.positions
     }
@@ -399,6 +400,17 @@ impl Group {
                 multiply(matrix_mut(out, width), x.transpose(), x);
                 out.iter_mut().step_by(width + 1).for_each(|value| *value += self.damping);
             }
+        }
+    }
+
+    /// The error e A e^T of some rows of differences, columns in the group's order.
+    pub(super) fn error(&self, difference: &[f32]) -> f64 {
+        let rows = difference.len() / self.inputs;
+        let mut state = vec![0.0; rows * self.state_len()];
+        self.add_to_state(&mut state, difference, 0, self.inputs, 1.0);
+        match self.state_damping() {
+            0.0 => dot(difference, &state),
+            damping => dot(&state, &state) + f64::from(damping) * dot(difference, difference),
         }
     }
 

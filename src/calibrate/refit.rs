@@ -12,7 +12,7 @@
 
 use super::dense::{dot, matrix, matrix_mut, multiply, multiply_add};
 use super::descent::Rows;
-use super::levels::{Grid, Levels, Listed, RowLevels, top_code};
+use super::levels::{Levels, Listed, RowLevels, top_code};
 use super::moments::{Group, Metric};
 use rayon::prelude::*;
 

@@ -1,60 +1,118 @@
 //! What calibration runs on: samples of a model's inputs, and how they enter its network.
 
-use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::ArrayD;
+use rand::RngExt;
 use rayon::prelude::*;
 
 use super::moments::generator;
-use super::synthetic::dead_leaves;
-use crate::format::proto::feature_type::Type as FeatureKind;
-use crate::format::proto::image_feature_type::ColorSpace;
-use crate::format::proto::neural_network_preprocessing::Preprocessor;
-use crate::format::proto::{FeatureDescription, Model, NeuralNetworkPreprocessing};
-use crate::network::walk;
-use crate::predict::Tensor;
+use super::synthetic::{dead_leaves, tokens};
+use crate::error::Error;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{Model, NeuralNetworkLayer};
+use crate::model::walk;
+use crate::predict::network_model::NetworkModel;
+use crate::predict::{FeatureInfo, FeatureKind, Features, Tensor};
 
-/// Values for the inputs of a model, by name. Images are planes of 0 to 255, `[channels, height, width]`, in the
-/// model's order of colours; arrays have the declared shape, or sequence and batch before it.
-pub type Sample = BTreeMap<String, ArrayD<f32>>;
-
-/// Samples that go through the network while its weights are chosen: as it will be used, without labels. 128 are
+/// Samples that go through the network while its weights are chosen: inputs as it will get them, without labels. 128 are
 /// usually enough.
 ///
-/// ```
-/// use coreml_quant::{Calibration, QuantConfig};
+/// The last fifth is held back, to measure the result on. Where there is no data, [`synthetic`](Self::synthetic) samples
+/// keep most of what real ones gain.
 ///
-/// # fn main() -> Result<(), coreml_quant::ConfigError> {
-/// let config = QuantConfig::kmeans_lut(2)?.with_calibration(Calibration::synthetic(128));
+/// ```
+/// use coreml_quant::{Calibration, Model, QuantConfig, quantize_weights};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/digits/digits.mlmodel");
+/// let model = Model::open(path)?;
+/// let config = QuantConfig::kmeans_lut(2)?.with_calibration(Calibration::synthetic(16));
+/// let report = quantize_weights(&model, &config)?.report;
+/// println!("{}", report.calibration.ok_or("not calibrated")?);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Calibration {
     source: Source,
     pub(super) seed: u64,
     pub(super) positions: usize,
+    pub(super) memory: u64,
+    hold_back: bool,
+    pub(super) progress: Option<Arc<Progress>>,
 }
 
-#[derive(Clone, Debug)]
+type Progress = dyn Fn(CalibrationProgress) -> ControlFlow<()> + Send + Sync;
+
+/// How far calibration is.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct CalibrationProgress {
+    /// Layers of the network that are done.
+    pub layers_done: usize,
+    /// Layers there are.
+    pub layers: usize,
+}
+
+#[derive(Clone)]
 enum Source {
-    Given(Vec<Sample>),
+    Given(Arc<Vec<Features>>),
     Synthetic(usize),
 }
 
 /// Positions of a convolution whose inputs are looked at, over all samples.
 const POSITIONS: usize = 4096;
+/// Bytes that blobs may take.
+const MEMORY: u64 = 2 << 30;
+/// Steps of a sequence that is drawn.
+const STEPS: usize = 32;
+/// One of so many samples is held back.
+const HELD_BACK: usize = 5;
+
+impl fmt::Debug for Calibration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, samples) = match &self.source {
+            Source::Given(samples) => ("given", samples.len()),
+            Source::Synthetic(count) => ("synthetic", *count),
+        };
+        f.debug_struct("Calibration")
+            .field(kind, &samples)
+            .field("seed", &self.seed)
+            .field("positions", &self.positions)
+            .field("memory", &self.memory)
+            .field("hold_back", &self.hold_back)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Samples as blobs.
+pub(super) struct Entering {
+    /// For each sample, its blobs by name: those to calibrate on, then those held back.
+    pub(super) blobs: Vec<Vec<(String, Tensor)>>,
+    pub(super) held_back: usize,
+    pub(super) synthetic: bool,
+}
 
 impl Calibration {
-    /// On samples.
-    pub fn new(samples: impl IntoIterator<Item = Sample>) -> Self {
-        Self { source: Source::Given(samples.into_iter().collect()), seed: 0, positions: POSITIONS }
+    /// On samples: the inputs of the model, by name.
+    pub fn new(samples: impl IntoIterator<Item = Features>) -> Self {
+        Self::from_source(Source::Given(Arc::new(samples.into_iter().collect())))
     }
 
-    /// On pictures that are drawn: overlapping shapes of random sizes and values, from 0 to 255 for images, from 0 to
-    /// 1 for arrays. Better than nothing for networks that see pictures, and no substitute for data.
+    /// On so many samples that are drawn, and a fourth of them more to measure on: pictures of overlapping shapes of random
+    /// sizes and values for images and arrays of three dimensions, from 0 to 255 or from 0 to 1; random tokens for what is
+    /// looked up in an embedding; random values from 0 to 1 else.
+    ///
+    /// Better than nothing for networks that see pictures, and no substitute for data.
     pub fn synthetic(count: usize) -> Self {
-        Self { source: Source::Synthetic(count), seed: 0, positions: POSITIONS }
+        Self::from_source(Source::Synthetic(count))
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self { source, seed: 0, positions: POSITIONS, memory: MEMORY, hold_back: true, progress: None }
     }
 
     /// The seed of what is drawn: synthetic samples, and positions. Default: 0.
@@ -72,131 +130,114 @@ impl Calibration {
         self
     }
 
-    /// The blobs of the model's own network for each sample, preprocessed.
-    pub(super) fn blobs(&self, model: &Model) -> Vec<BTreeMap<String, Tensor>> {
-        let inputs = model.description.as_ref().map_or(&[][..], |description| &description.input);
-        let (rank5, preprocessing) = entrance(model);
-        let enter = |sample: &Sample| {
-            let mut blobs = BTreeMap::new();
-            for input in inputs {
-                if let Some(array) = sample.get(&input.name) {
-                    let array = preprocess(array.clone(), input, preprocessing);
-                    let array = if rank5 { to_rank5(array, declared(input).len()) } else { array };
-                    blobs.insert(input.name.clone(), array.into_shared());
-                }
+    /// How many bytes the blobs between layers may take, in all samples and both networks; what a layer's statistics take
+    /// (about three times the square of its inputs, in float32) comes to it. Samples beyond are left out, the last ones
+    /// first, and the report warns; one is always used. Default: 2 GiB.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// Whether a fifth of the samples is held back, to measure the network's outputs on. Default: yes, of five samples or
+    /// more.
+    #[must_use]
+    pub fn with_held_back(mut self, hold_back: bool) -> Self {
+        self.hold_back = hold_back;
+        self
+    }
+
+    /// Calls `progress` after each layer; [`ControlFlow::Break`] ends the job with [`Error::Stopped`].
+    #[must_use]
+    pub fn with_progress(
+        mut self,
+        progress: impl Fn(CalibrationProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+
+    /// The blobs of the model's own network for each sample, preprocessed. `None` if the model has no network of its own.
+    pub(super) fn enter(&self, model: &Model) -> Result<Option<Entering>, Error> {
+        let failed = |what: String| move |source| Error::Calibration { what, source: Box::new(source) };
+        let compiled = NetworkModel::compile(model, walk::ROOT).map_err(failed("the model".to_owned()))?;
+        let Some(compiled) = compiled else { return Ok(None) };
+        let drawn;
+        let (samples, held_back, synthetic) = match &self.source {
+            Source::Given(samples) => {
+                let held_back = if self.hold_back { samples.len() / HELD_BACK } else { 0 };
+                (&samples[..], held_back, false)
             }
-            blobs
-        };
-        match &self.source {
-            Source::Given(samples) => samples.par_iter().map(enter).collect(),
             Source::Synthetic(count) => {
-                let mut rng = generator(self.seed);
-                let mut sample = || -> Sample {
-                    let drawn = inputs.iter().filter_map(|input| {
-                        let shape = declared(input);
-                        let (channels, height, width) = match shape[..] {
-                            [height, width] => (1, height, width),
-                            [channels, height, width] | [1, channels, height, width] => (channels, height, width),
-                            [channels] => (1, 1, channels),
-                            _ => return None,
-                        };
-                        let mut picture = dead_leaves(channels, height, width, &mut rng);
-                        if is_image(input) {
-                            picture.iter_mut().for_each(|value| *value *= 255.0);
-                        }
-                        Some((input.name.clone(), ArrayD::from_shape_vec(IxDyn(&shape), picture).ok()?))
-                    });
-                    drawn.collect()
-                };
-                let samples: Vec<Sample> = (0..*count).map(|_| sample()).collect();
-                samples.par_iter().map(enter).collect()
+                let held_back = if self.hold_back { count / (HELD_BACK - 1) } else { 0 };
+                drawn = self.draw(model, &compiled.inputs, count + held_back);
+                (&drawn[..], held_back, true)
             }
+        };
+        if samples.is_empty() {
+            return Err(Error::NoSamples);
         }
+        let enter = |(index, sample): (usize, &Features)| {
+            compiled.blobs(sample, &mut Vec::new()).map_err(failed(format!("sample {index}")))
+        };
+        let blobs = samples.par_iter().enumerate().map(enter).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Entering { blobs, held_back, synthetic }))
     }
-}
 
-fn is_image(input: &FeatureDescription) -> bool {
-    matches!(input.r#type.as_ref().and_then(|kind| kind.r#type.as_ref()), Some(FeatureKind::ImageType(_)))
-}
-
-/// The declared shape of an input.
-fn declared(input: &FeatureDescription) -> Vec<usize> {
-    match input.r#type.as_ref().and_then(|kind| kind.r#type.as_ref()) {
-        Some(FeatureKind::ImageType(image)) => {
-            let channels = if image.color_space() == ColorSpace::Grayscale { 1 } else { 3 };
-            vec![channels, image.height.max(1) as usize, image.width.max(1) as usize]
-        }
-        Some(FeatureKind::MultiArrayType(array)) => array.shape.iter().map(|&size| size.max(1) as usize).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Whether arrays become five-dimensional, and what images go through first.
-fn entrance(model: &Model) -> (bool, &[NeuralNetworkPreprocessing]) {
-    use crate::format::proto::model::Type;
-    let exact = walk::network(model).is_some_and(|(_, mapping)| walk::is_exact(mapping));
-    let preprocessing = match model.r#type.as_ref() {
-        Some(Type::NeuralNetwork(network)) => &network.preprocessing[..],
-        Some(Type::NeuralNetworkClassifier(network)) => &network.preprocessing,
-        Some(Type::NeuralNetworkRegressor(network)) => &network.preprocessing,
-        _ => &[],
-    };
-    (!exact, preprocessing)
-}
-
-fn preprocess(
-    mut image: ArrayD<f32>,
-    input: &FeatureDescription,
-    preprocessing: &[NeuralNetworkPreprocessing],
-) -> ArrayD<f32> {
-    let Some(FeatureKind::ImageType(kind)) = input.r#type.as_ref().and_then(|kind| kind.r#type.as_ref()) else {
-        return image;
-    };
-    let own = |step: &&NeuralNetworkPreprocessing| step.feature_name == input.name || step.feature_name.is_empty();
-    for step in preprocessing.iter().filter(own) {
-        match &step.preprocessor {
-            Some(Preprocessor::Scaler(scaler)) => {
-                let scale = if scaler.channel_scale == 0.0 { 1.0 } else { scaler.channel_scale };
-                let biases = match kind.color_space() {
-                    ColorSpace::Grayscale => vec![scaler.gray_bias],
-                    ColorSpace::Bgr => vec![scaler.blue_bias, scaler.green_bias, scaler.red_bias],
-                    _ => vec![scaler.red_bias, scaler.green_bias, scaler.blue_bias],
+    fn draw(&self, model: &Model, inputs: &[FeatureInfo], count: usize) -> Vec<Features> {
+        let mut rng = generator(self.seed);
+        let layers = walk::network(model).map_or(&[][..], |(layers, _)| layers);
+        let sequences = !walk::network(model).is_some_and(|(_, mapping)| walk::is_exact(mapping))
+            && layers.iter().any(|layer| {
+                matches!(
+                    layer.layer,
+                    Some(
+                        Layer::SimpleRecurrent(_)
+                            | Layer::Gru(_)
+                            | Layer::UniDirectionalLstm(_)
+                            | Layer::BiDirectionalLstm(_)
+                    )
+                )
+            });
+        let mut sample = || {
+            let drawn = inputs.iter().filter(|input| !input.optional).filter_map(|input| {
+                let (shape, top) = match &input.kind {
+                    FeatureKind::Image { height, width, order, .. } => (vec![order.channels(), *height, *width], 255.0),
+                    FeatureKind::Array { shape, .. } => (shape.clone(), 1.0),
+                    _ => (vec![1], 1.0),
                 };
-                if let Some(channels) = image.ndim().checked_sub(3) {
-                    let planes = image.axis_iter_mut(Axis(channels));
-                    for (mut plane, bias) in planes.zip(biases) {
-                        plane.mapv_inplace(|value| value * scale + bias);
-                    }
+                let mut shape: Vec<usize> = shape.into_iter().map(|size| size.max(1)).collect();
+                if let ([_], true) = (&shape[..], sequences) {
+                    shape.splice(0..0, [STEPS, 1]);
                 }
-            }
-            Some(Preprocessor::MeanImage(mean)) if mean.mean_image.len() == image.len() => {
-                image.iter_mut().zip(&mean.mean_image).for_each(|(value, mean)| *value -= mean);
-            }
-            _ => {}
-        }
+                let len = shape.iter().product();
+                let values = match (vocabulary(layers, &input.name), &shape[..]) {
+                    (Some(words), _) => tokens(len, words, &mut rng),
+                    (None, [.., channels, height, width]) if !sequences || shape.len() > 3 => {
+                        let pictures = (0..len / (channels * height * width))
+                            .flat_map(|_| dead_leaves(*channels, *height, *width, &mut rng));
+                        pictures.map(|value| top * value).collect()
+                    }
+                    (None, [height, width]) => dead_leaves(1, *height, *width, &mut rng),
+                    _ => (0..len).map(|_| rng.random_range(0.0..top)).collect(),
+                };
+                Some((input.name.clone(), ArrayD::from_shape_vec(shape, values).ok()?.into()))
+            });
+            drawn.collect()
+        };
+        (0..count).map(|_| sample()).collect()
     }
-    image
 }
 
-/// `[sequence, batch, channels, height, width]`.
-fn to_rank5(array: ArrayD<f32>, declared: usize) -> ArrayD<f32> {
-    let given = array.shape().to_vec();
-    let before = given.len().saturating_sub(declared.max(1)).min(2);
-    let shape = match given.len() {
-        5 => given,
-        len if len > 5 => return array,
-        _ => {
-            let (outer, inner) = given.split_at(before);
-            let mut shape = vec![1; 2 - outer.len()];
-            shape.extend(outer);
-            shape.extend(inner);
-            shape.resize(5, 1);
-            shape
-        }
-    };
-    let len = array.len();
-    match array.into_shape_with_order(IxDyn(&shape)) {
-        Ok(array) => array,
-        Err(_) => ArrayD::zeros(IxDyn(&[1, 1, len, 1, 1])),
-    }
+/// The number of words, if an input goes into an embedding.
+fn vocabulary(layers: &[NeuralNetworkLayer], input: &str) -> Option<usize> {
+    layers.iter().filter(|layer| layer.input.iter().any(|name| name == input)).find_map(|layer| {
+        let words = match layer.layer.as_ref()? {
+            Layer::Embedding(params) => params.input_dim,
+            Layer::EmbeddingNd(params) => params.vocab_size,
+            Layer::OneHot(params) => params.one_hot_vector_size,
+            _ => return None,
+        };
+        usize::try_from(words).ok().filter(|&words| words > 0)
+    })
 }

@@ -9,18 +9,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
 
-use super::network::Runner;
+use super::network::{Runner, fitting, last_uses, watched};
 use super::samples::Calibration;
+use crate::error::{Error, WeightError};
 use crate::format::form::Nbits;
-use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::{Model, NeuralNetworkLayer};
-use crate::network::layers;
-use crate::network::walk;
+use crate::model::walk;
+use crate::network::{layers, params};
 use crate::predict::Tensor;
 use crate::quantize::report::Outcome;
-use crate::quantize::sites::{Site, has_site};
-use crate::quantize::{to_params, view};
-use crate::quantizer::{Buffers, KmeansLut, Quantizer};
+use crate::quantize::sites::Site;
+use crate::quantizer::{KmeansLut, QuantizeContext, Quantizer};
 use crate::weight::distortion;
 
 /// Samples that are run at most: each weight takes a run of all layers after it.
@@ -29,73 +28,43 @@ const MOST_SAMPLES: usize = 128;
 type Blobs = HashMap<String, Tensor>;
 
 /// For each site, how much its relative error matters; `None` where it cannot be told, or the weight is no candidate.
-pub(crate) fn sensitivities(model: &Model, sites: &[Site<'_>], calibration: &Calibration) -> Vec<Option<f64>> {
+///
+/// # Errors
+///
+/// If a sample is none of the model's, or there are none; those of weights that cannot be quantized.
+pub(crate) fn sensitivities(
+    model: &Model,
+    sites: &[Site<'_>],
+    calibration: &Calibration,
+) -> Result<Vec<Option<f64>>, Error> {
     let mut found = vec![None; sites.len()];
-    let Some((network, _)) = walk::network(model) else { return found };
-    let mut blobs: Vec<Blobs> =
-        calibration.blobs(model).into_iter().take(MOST_SAMPLES).map(|blobs| blobs.into_iter().collect()).collect();
-    if blobs.is_empty() {
-        return found;
-    }
-    let runners: Vec<Option<Runner<'_>>> = network.iter().map(Runner::new).collect();
-    let outputs = watched(model, network);
+    let Some((network, _)) = walk::network(model) else { return Ok(found) };
+    let Some(entering) = calibration.enter(model)? else { return Ok(found) };
+    let outputs: Vec<String> = watched(model, network).into_iter().map(|(name, _)| name).collect();
     let last_use = last_uses(network, &outputs);
+    let samples = fitting(network, &last_use, &entering.blobs, calibration.memory).min(MOST_SAMPLES);
+    let mut blobs: Vec<Blobs> =
+        entering.blobs.into_iter().take(samples).map(|blobs| blobs.into_iter().collect()).collect();
+    let runners: Vec<Option<Runner<'_>>> = network.iter().map(Runner::new).collect();
     let walk = Walk { network, runners: &runners, last_use: &last_use };
-    let Some(expected) = walk.all(&blobs, 0, &outputs) else { return found };
-    let mut first = 0;
+    let Some(expected) = walk.all(&blobs, 0, &outputs) else { return Ok(found) };
+    let mut in_model = 0;
     for (index, layer) in network.iter().enumerate() {
-        let own = layers::weights(layer).iter().filter(|weight| has_site(weight)).count();
-        let layer_sites = first..first + own;
-        first += own + super::network::sites_inside(layer);
-        for site in layer_sites.clone() {
-            let Some(candidate) = sites.get(site) else { continue };
-            if candidate.outcome == Outcome::Converted && candidate.after.is_quantized() {
-                found[site] = walk.damage(&blobs, index, site - layer_sites.start, candidate, &outputs, &expected);
+        for (site, found) in sites.iter().zip(&mut found) {
+            if site.place.index == in_model && site.outcome == Outcome::Converted && site.after.is_quantized() {
+                *found = walk.damage(&blobs, index, site, &outputs, &expected)?;
             }
         }
+        in_model += 1 + walk::layers_inside(layer);
         blobs.par_iter_mut().for_each(|blobs| walk.step(blobs, index));
     }
-    found
-}
-
-/// The blobs that tell what the network says.
-fn watched(model: &Model, network: &[NeuralNetworkLayer]) -> Vec<String> {
-    let named: Vec<&str> = model
-        .description
-        .iter()
-        .flat_map(|description| description.output.iter().map(|output| output.name.as_str()))
-        .filter(|name| network.iter().any(|layer| layer.output.iter().any(|output| output == name)))
-        .collect();
-    let names = if named.is_empty() {
-        network.last().and_then(|layer| layer.output.first()).map(String::as_str).into_iter().collect()
-    } else {
-        named
-    };
-    let before_softmax = |name: &str| {
-        let maker = network.iter().rev().find(|layer| layer.output.iter().any(|output| output == name))?;
-        let is_softmax = matches!(maker.layer, Some(Layer::Softmax(_) | Layer::SoftmaxNd(_)));
-        if is_softmax { maker.input.first().cloned() } else { None }
-    };
-    names.into_iter().map(|name| before_softmax(name).unwrap_or_else(|| name.to_owned())).collect()
-}
-
-fn last_uses(network: &[NeuralNetworkLayer], outputs: &[String]) -> HashMap<String, usize> {
-    let mut last = HashMap::new();
-    for (index, layer) in network.iter().enumerate() {
-        layer.input.iter().for_each(|name| {
-            last.insert(name.clone(), index);
-        });
-    }
-    outputs.iter().for_each(|name| {
-        last.insert(name.clone(), usize::MAX);
-    });
-    last
+    Ok(found)
 }
 
 struct Walk<'a> {
     network: &'a [NeuralNetworkLayer],
     runners: &'a [Option<Runner<'a>>],
-    last_use: &'a HashMap<String, usize>,
+    last_use: &'a HashMap<&'a str, usize>,
 }
 
 impl Walk<'_> {
@@ -110,7 +79,7 @@ impl Walk<'_> {
         for (name, tensor) in self.network[index].output.iter().zip(made) {
             blobs.insert(name.clone(), tensor);
         }
-        blobs.retain(|name, _| self.last_use.get(name).is_some_and(|&last| last > index));
+        blobs.retain(|name, _| self.last_use.get(name.as_str()).is_some_and(|&last| last > index));
     }
 
     /// The watched outputs of all samples, from a layer on.
@@ -129,23 +98,39 @@ impl Walk<'_> {
         &self,
         blobs: &[Blobs],
         index: usize,
-        place: usize,
         site: &Site<'_>,
+        outputs: &[String],
+        expected: &[Vec<Tensor>],
+    ) -> Result<Option<f64>, Error> {
+        let layer = &self.network[index];
+        let fail = |source: WeightError| Error::Weight { place: Box::new(site.place.clone()), source };
+        let mut context = QuantizeContext::new();
+        let weight = site.view(&mut context.buffers).map_err(fail)?;
+        let quantized =
+            KmeansLut::new(Nbits::FOUR).quantize(weight.clone(), &mut context).map_err(|error| fail(error.into()))?;
+        let relative = distortion::distortion(&weight, &quantized).relative_error();
+        if relative == 0.0 {
+            return Ok(Some(0.0));
+        }
+        let mut other = layer.clone();
+        let place = layers::weights_mut(&mut other).into_iter().find(|weight| weight.field == site.place.field);
+        let Some(place) = place.and_then(|weight| weight.params) else { return Ok(None) };
+        *place = params::to_params(quantized, false);
+        let noise = self.noise(blobs, index, &other, outputs, expected);
+        Ok(noise.filter(|noise| noise.is_finite()).map(|noise| noise / relative))
+    }
+
+    /// The squared difference of the watched outputs with another layer in one's place, its means corrected.
+    fn noise(
+        &self,
+        blobs: &[Blobs],
+        index: usize,
+        other: &NeuralNetworkLayer,
         outputs: &[String],
         expected: &[Vec<Tensor>],
     ) -> Option<f64> {
         let layer = &self.network[index];
-        let mut buffers = Buffers::new();
-        let weight = view(site, &mut buffers);
-        let quantized = KmeansLut::new(Nbits::FOUR).quantize(weight.clone(), &mut buffers).ok()?;
-        let relative = distortion::distortion(&weight, &quantized).relative_error();
-        if relative == 0.0 {
-            return Some(0.0);
-        }
-        let mut other = layer.clone();
-        let slot = layers::weights_mut(&mut other).into_iter().filter(has_site).nth(place)?.params?;
-        *slot = to_params(quantized, false);
-        let (own, changed) = (self.runners[index].as_ref()?, Runner::new(&other)?);
+        let (own, changed) = (self.runners[index].as_ref()?, Runner::new(other)?);
         let made = blobs.par_iter().map(|blobs| {
             let inputs = inputs(own, blobs, layer)?;
             Some((own.run(&inputs)?, changed.run(&inputs)?))
@@ -166,7 +151,7 @@ impl Walk<'_> {
             .flat_map(|(found, expected)| found.iter().zip(expected.iter()))
             .map(|(found, expected)| f64::from(found - expected).powi(2))
             .sum();
-        noise.is_finite().then_some(noise / relative)
+        Some(noise)
     }
 }
 

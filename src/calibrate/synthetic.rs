@@ -15,6 +15,11 @@ const SHAPES: std::ops::RangeInclusive<u32> = 3..=13;
 /// Shares of the shorter side that half-axes have.
 const HALF_AXES: Range<f32> = 0.05..0.5;
 
+/// Random whole numbers below `words`, each as likely, as float32.
+pub(crate) fn tokens(count: usize, words: usize, rng: &mut Pcg64Mcg) -> Vec<f32> {
+    (0..count).map(|_| rng.random_range(0..words.max(1)) as f32).collect()
+}
+
 /// A picture of `channels` planes of `height` x `width` values in 0..1.
 pub(crate) fn dead_leaves(channels: usize, height: usize, width: usize, rng: &mut Pcg64Mcg) -> Vec<f32> {
     let plane = height * width;

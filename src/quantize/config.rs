@@ -99,17 +99,11 @@ impl FromStr for Mode {
     type Err = ConfigError;
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
-        Self::all()
-            .iter()
-            .find(|mode| mode.name() == name)
-            .copied()
-            .ok_or_else(|| ConfigError::UnknownMode { found: name.to_owned() })
+        Self::all().iter().find(|mode| mode.name() == name).copied().ok_or_else(|| ConfigError::UnknownMode {
+            found: name.to_owned(),
+            known: Self::all().iter().map(|mode| mode.name()).collect(),
+        })
     }
-}
-
-/// The names of all modes, for messages.
-pub(crate) fn mode_names() -> String {
-    Mode::all().iter().map(|mode| mode.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// How vectors are stored that are added or multiplied once a channel: biases, peepholes, what normalization, `scale`
@@ -187,8 +181,7 @@ pub struct QuantConfig {
     pub(crate) fold: bool,
     pub(crate) measure: bool,
     pub(crate) biases: Biases,
-    #[cfg(feature = "predict")]
-    pub(crate) calibration: Option<Arc<crate::calibrate::Calibration>>,
+    pub(crate) chooser: Option<Arc<dyn super::Chooser>>,
 }
 
 /// What converts a weight.
@@ -295,8 +288,7 @@ impl QuantConfig {
             fold: true,
             measure: true,
             biases: Biases::default(),
-            #[cfg(feature = "predict")]
-            calibration: None,
+            chooser: None,
         }
     }
 
@@ -382,15 +374,6 @@ impl QuantConfig {
     #[must_use]
     pub fn with_biases(mut self, biases: Biases) -> Self {
         self.biases = biases;
-        self
-    }
-
-    /// Chooses codes, scales and tables by the outputs of each layer on samples instead of by the weights alone. Default:
-    /// by the weights alone.
-    #[cfg(feature = "predict")]
-    #[must_use]
-    pub fn with_calibration(mut self, calibration: crate::calibrate::Calibration) -> Self {
-        self.calibration = Some(Arc::new(calibration));
         self
     }
 

@@ -1,37 +1,34 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
+pub(crate) mod calibration_report;
 pub(crate) mod config;
 pub(crate) mod method;
 pub(crate) mod plan;
 pub(crate) mod report;
-pub(crate) mod save;
 pub(crate) mod selector;
 pub(crate) mod sites;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
+use self::calibration_report::CalibrationReport;
+use self::config::{Progress, QuantConfig};
+use self::report::{Outcome, Report, WeightReport};
+use self::sites::{Site, plan};
 use crate::error::{Error, WeightError};
 use crate::fold::{FoldReport, fold_proto, has_foldable};
-use crate::format::form::{Nbits, StoredForm};
-use crate::format::proto::quantization_params::QuantizationType;
-use crate::format::proto::{
-    self, LinearQuantizationParams, LookUpTableQuantizationParams, QuantizationParams, WeightParams,
-};
-use crate::format::weight_params::{FloatValues, Hole};
-use crate::kernels::Channels;
-use crate::kernels::dequantize::{self, Stored};
-use crate::model::Model;
-use crate::network::layers::{self, ChannelAxis, Shape};
-use crate::network::walk;
-use crate::quantize::config::{Progress, QuantConfig};
-use crate::quantize::report::{Outcome, Report, WeightReport};
-use crate::quantize::save::SaveOptions;
-use crate::quantize::sites::{Site, has_site, plan};
-use crate::quantizer::{Buffers, Dequantize, Float16, QuantizedWeight, Quantizer, WeightView, channels};
+use crate::format::form::StoredForm;
+use crate::format::proto::{self, WeightParams};
+use crate::format::weight_params::Hole;
+use crate::model::{Model, SaveOptions, walk, write};
+use crate::network::{layers, params, rules};
+use crate::quantizer::{self, QuantizeContext};
+use crate::weight::Buffers;
 use crate::weight::distortion::{self, Distortion};
 
 /// A quantized model, and what was done to it.
@@ -55,16 +52,16 @@ pub struct Quantized {
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let (model, folds) = prepare(model, config)?;
     let mut sites = plan(&model, config)?;
-    let overrides = Overrides::new(&model, &mut sites, config);
-    let job = Job::new(config, &sites, &overrides);
+    let chosen = Chosen::new(&model, &mut sites, config)?;
+    let job = Job::new(config, &sites, &chosen);
     let results: Vec<Result<WeightParams, Error>> =
-        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut Buffers::new())).collect();
+        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
-    overrides.add_biases(&mut quantized);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
+    chosen.add_biases(&mut quantized);
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured, chosen.report) })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -83,15 +80,20 @@ pub fn quantize_to_file(
 ) -> Result<Report, Error> {
     let (model, folds) = prepare(model, config)?;
     let mut sites = plan(&model, config)?;
-    let overrides = Overrides::new(&model, &mut sites, config);
-    let job = Job::new(config, &sites, &overrides);
+    let chosen = Chosen::new(&model, &mut sites, config)?;
+    let job = Job::new(config, &sites, &chosen);
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
     put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
-    overrides.add_biases(&mut skeleton);
-    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))?;
+    chosen.add_biases(&mut skeleton);
+    write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
+        let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
+        let params = job.run(index, &mut context);
+        *buffers = context.buffers;
+        params
+    })?;
     let measured = job.measured();
-    Ok(report(folds, sites, measured))
+    Ok(report(folds, sites, measured, chosen.report))
 }
 
 /// The model whose weights are planned: folded first, if the configuration says so.
@@ -112,22 +114,28 @@ fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
         Outcome::Kept(_) => prost::Message::encoded_len(site.params),
         Outcome::Converted | Outcome::MovedAlong => {
-            WeightParams::encoded_len_of(site.after, site.shape.units, site.params.is_updatable)
+            params::encoded_len(site.after, site.shape.units, site.params.is_updatable)
         }
     }
 }
 
-/// Puts new weights in the place of the old ones, in the order of the sites, and raises the versions of the models
-/// around them.
+/// Puts new weights in the place of the old ones, and raises the versions of the models around them.
 fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoIterator<Item = WeightParams>) {
-    let mut new = sites.iter().zip(params);
+    let mut new: BTreeMap<usize, Vec<(&Site<'_>, WeightParams)>> = BTreeMap::new();
+    for (site, params) in sites.iter().zip(params) {
+        new.entry(site.place.index).or_default().push((site, params));
+    }
+    let mut index = 0;
     walk::change_networks(model, walk::ROOT, &mut |_, model| {
         let mut version = 0;
         let Some((layers, _)) = walk::network_mut(model) else { return version };
-        walk::change_layers(layers, &mut |layer| {
+        walk::change_layers(layers, &mut index, &mut |index, layer| {
+            let Some(mut new) = new.remove(&index) else { return };
             let mut int8_dynamic = None;
-            for weight in layers::weights_mut(layer).into_iter().filter(has_site) {
-                let (Some(place), Some((site, params))) = (weight.params, new.next()) else { continue };
+            for weight in layers::weights_mut(layer) {
+                let found = new.iter().position(|(site, _)| site.place.field == weight.field);
+                let (Some(place), Some(found)) = (weight.params, found) else { continue };
+                let (site, params) = new.swap_remove(found);
                 *place = params;
                 if site.outcome != Outcome::Converted {
                     continue;
@@ -140,66 +148,83 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
                 }
             }
             if let Some(enabled) = int8_dynamic {
-                layers::set_int8_dynamic(layer, enabled);
+                rules::set_int8_dynamic(layer, enabled);
             }
         });
         version
     });
 }
 
-/// What calibration decided before the job: weights by the number of their site, and biases for layers that had none.
-#[derive(Debug, Default)]
-struct Overrides {
-    #[cfg(feature = "predict")]
-    calibrated: crate::calibrate::Overrides,
+/// What decides some of the weights before the others are quantized, by more than their values. This is all that the job
+/// knows of calibration.
+pub(crate) trait Chooser: fmt::Debug + Send + Sync {
+    /// Chooses weights of a model. Sites of biases may change their form.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from choosing, and those of weights that cannot be quantized.
+    fn choose(&self, model: &proto::Model, sites: &mut [Site<'_>]) -> Result<Chosen, Error>;
 }
 
-#[cfg(feature = "predict")]
-impl Overrides {
-    fn new(model: &proto::Model, sites: &mut [Site<'_>], config: &QuantConfig) -> Self {
-        let Some(calibration) = &config.calibration else { return Self::default() };
-        let data_free = |site: &Site<'_>| {
-            let quantizer: &dyn Quantizer = match &site.quantizer {
-                Some(quantizer) => quantizer.as_ref(),
-                None if site.after == StoredForm::Float16 => &Float16,
-                None => &Dequantize,
-            };
-            let quantized = convert(site, quantizer, false, &mut Buffers::new()).ok()?.0;
-            Some(to_params(quantized, site.params.is_updatable))
-        };
-        Self { calibrated: crate::calibrate::calibrate(model, sites, calibration, &data_free) }
-    }
+/// What was chosen before the job.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    /// Weights by the number of their site.
+    pub(crate) weights: BTreeMap<usize, WeightParams>,
+    /// Biases for layers that had none, by the layer's index among all layers of the model.
+    pub(crate) biases: BTreeMap<usize, WeightParams>,
+    /// What is told of it.
+    pub(crate) report: Option<CalibrationReport>,
+}
 
-    fn weight(&self, site: usize) -> Option<&WeightParams> {
-        self.calibrated.weights.get(&site)
+impl Chosen {
+    fn new(model: &proto::Model, sites: &mut [Site<'_>], config: &QuantConfig) -> Result<Self, Error> {
+        config.chooser.as_ref().map_or_else(|| Ok(Self::default()), |chooser| chooser.choose(model, sites))
     }
 
     fn add_biases(&self, model: &mut proto::Model) {
-        let Some((layers, _)) = walk::network_mut(model) else { return };
-        for (&index, bias) in &self.calibrated.biases {
-            if let Some(layer) = layers.get_mut(index) {
-                layers::add_bias(layer, bias.clone());
-            }
+        if self.biases.is_empty() {
+            return;
         }
+        let mut index = 0;
+        walk::change_networks(model, walk::ROOT, &mut |_, model| {
+            let Some((layers, _)) = walk::network_mut(model) else { return 0 };
+            walk::change_layers(layers, &mut index, &mut |index, layer| {
+                if let Some(bias) = self.biases.get(&index) {
+                    layers::add_bias(layer, bias.clone());
+                }
+            });
+            0
+        });
     }
 }
 
-#[cfg(not(feature = "predict"))]
-impl Overrides {
-    fn new(_: &proto::Model, _: &mut [Site<'_>], _: &QuantConfig) -> Self {
-        Self::default()
-    }
+/// The weight of a site in its new form, and how far it is from the values it had if that is to be measured.
+pub(crate) fn convert(
+    site: &Site<'_>,
+    measure: bool,
+    context: &mut QuantizeContext,
+) -> Result<(WeightParams, Option<Distortion>), Error> {
+    let Some(quantizer) = site.converter() else { return Ok((site.params.clone(), None)) };
+    let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+    let view = |buffers: &mut Buffers| site.view(buffers);
+    let (payload, distortion) = quantizer::run(quantizer, view, site.after, measure, context).map_err(fail)?;
+    Ok((params::to_params(payload, site.params.is_updatable), distortion))
+}
 
-    fn weight(&self, _: usize) -> Option<&WeightParams> {
-        None
-    }
-
-    fn add_biases(&self, _: &mut proto::Model) {}
+/// How far a chosen weight is from the values that its site's weight had.
+fn measure_chosen(site: &Site<'_>, chosen: &WeightParams, buffers: &mut Buffers) -> Result<Distortion, WeightError> {
+    let original = site.view(buffers)?;
+    let stored = params::view(chosen, &site.shape, site.spec(), buffers)?;
+    let measured = distortion::between(original.as_le_bytes(), stored.as_le_bytes());
+    original.recycle(buffers);
+    stored.recycle(buffers);
+    Ok(measured)
 }
 
 /// Runs sites and counts what is done.
 struct Job<'a> {
-    overrides: &'a Overrides,
+    chosen: &'a Chosen,
     config: &'a QuantConfig,
     sites: &'a [Site<'a>],
     /// What is measured of each site.
@@ -211,10 +236,10 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], overrides: &'a Overrides) -> Self {
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], chosen: &'a Chosen) -> Self {
         let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
         Self {
-            overrides,
+            chosen,
             config,
             sites,
             distortions: sites.iter().map(|_| OnceLock::new()).collect(),
@@ -226,24 +251,18 @@ impl<'a> Job<'a> {
     }
 
     /// The weight of a site in its new form.
-    fn run(&self, index: usize, buffers: &mut Buffers) -> Result<WeightParams, Error> {
+    fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
-        let quantizer: &dyn Quantizer = match (site.outcome, &site.quantizer) {
-            (Outcome::Kept(_), _) => return Ok(site.params.clone()),
-            (Outcome::Converted, Some(quantizer)) => quantizer.as_ref(),
-            _ if site.after == StoredForm::Float16 => &Float16,
-            _ => &Dequantize,
-        };
-        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
-        let (params, distortion) = match self.overrides.weight(index) {
+        if matches!(site.outcome, Outcome::Kept(_)) {
+            return Ok(site.params.clone());
+        }
+        let (params, distortion) = match self.chosen.weights.get(&index) {
             Some(params) => {
-                let measured = self.config.measure.then(|| stored_distortion(site, params, buffers));
-                (params.clone(), measured)
+                let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+                let mut measure = |params| measure_chosen(site, params, &mut context.buffers).map_err(fail);
+                (params.clone(), self.config.measure.then(|| measure(params)).transpose()?)
             }
-            None => {
-                let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
-                (to_params(quantized, site.params.is_updatable), distortion)
-            }
+            None => convert(site, self.config.measure, context)?,
         };
         if let Some(distortion) = distortion {
             // Set once: no site runs twice.
@@ -269,7 +288,12 @@ impl<'a> Job<'a> {
     }
 }
 
-fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distortion>>) -> Report {
+fn report(
+    folds: FoldReport,
+    sites: Vec<Site<'_>>,
+    measured: Vec<Option<Distortion>>,
+    calibration: Option<CalibrationReport>,
+) -> Report {
     let weights = sites.into_iter().zip(measured).map(|(site, distortion)| WeightReport {
         place: site.place,
         shape: site.shape.dims,
@@ -278,139 +302,5 @@ fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distorti
         outcome: site.outcome,
         distortion,
     });
-    Report { folds, weights: weights.collect() }
-}
-
-/// A weight as a quantizer sees it.
-pub(crate) fn view<'s>(site: &'s Site<'_>, buffers: &mut Buffers) -> WeightView<'s> {
-    let Site { shape, params, .. } = site;
-    let axis = shape.scale_axis();
-    if site.before == StoredForm::Float32 {
-        WeightView::shared(params.float_value.as_le_bytes(), &shape.dims, axis)
-    } else {
-        WeightView::decoded(decode(params, shape, site.before, buffers), &shape.dims, axis)
-    }
-}
-
-/// How far a new form of a weight is from the values that the weight had.
-fn distortion(site: &Site<'_>, quantized: &QuantizedWeight, buffers: &mut Buffers) -> Distortion {
-    // A decoded weight went into the quantizer; decoding again is cheaper than a copy of every weight.
-    let original = view(site, buffers);
-    let distortion = distortion::distortion(&original, quantized);
-    original.recycle(buffers);
-    distortion
-}
-
-/// How far a stored weight is from the values that a site's weight had.
-fn stored_distortion(site: &Site<'_>, params: &WeightParams, buffers: &mut Buffers) -> Distortion {
-    let original = view(site, buffers);
-    let measured = if site.after == StoredForm::Float32 {
-        distortion::between(original.as_le_bytes(), params.float_value.as_le_bytes())
-    } else {
-        let decoded = decode(params, &site.shape, site.after, buffers);
-        let measured = distortion::between(original.as_le_bytes(), &decoded);
-        buffers.give_back(decoded);
-        measured
-    };
-    original.recycle(buffers);
-    measured
-}
-
-/// A weight in its new form, and how far that is from the values it had if it is to be measured.
-fn convert(
-    site: &Site<'_>,
-    quantizer: &dyn Quantizer,
-    measure: bool,
-    buffers: &mut Buffers,
-) -> Result<(QuantizedWeight, Option<Distortion>), WeightError> {
-    let weight = view(site, buffers);
-    let (quantized, measured) = if measure {
-        quantizer.quantize_and_measure(weight, buffers)?
-    } else {
-        (quantizer.quantize(weight, buffers)?, None)
-    };
-    let returned = quantized.stored_form(site.shape.units)?;
-    if returned != site.after {
-        return Err(WeightError::OtherForm { announced: site.after, returned });
-    }
-    let measured = match measured {
-        None if measure => Some(distortion(site, &quantized, buffers)),
-        measured => measured,
-    };
-    Ok((quantized, measured))
-}
-
-/// The values of a weight as little-endian float32, from any form but that.
-pub(crate) fn decode(params: &WeightParams, shape: &Shape, form: StoredForm, buffers: &mut Buffers) -> Vec<u8> {
-    let mut values = buffers.take(StoredForm::Float32.byte_len(shape.units));
-    let quantization = params.quantization.as_ref().and_then(|params| params.quantization_type.as_ref());
-    match (form, quantization) {
-        (StoredForm::Float16, _) => dequantize::decode(&params.float16_value, Stored::Float16, &mut values),
-        (StoredForm::Linear { nbits, scales, .. }, Some(QuantizationType::LinearQuantization(linear))) => {
-            let axis = shape.channels.filter(|_| scales > 1);
-            let decode = |channels, scale: &[f32], bias: &[f32], values: &mut [u8]| {
-                let stored = Stored::Linear { nbits: nbits.get(), channels, scale, bias };
-                dequantize::decode(&params.raw_value, stored, values);
-            };
-            match axis {
-                Some(axis) if axis.groups > 1 => {
-                    let (rows, scale) = grouped_rows(shape, axis, &linear.scale);
-                    decode(rows, &scale, &grouped_rows(shape, axis, &linear.bias).1, &mut values);
-                }
-                _ => {
-                    decode(channels(&shape.dims, axis.map(|axis| axis.axis)), &linear.scale, &linear.bias, &mut values)
-                }
-            }
-        }
-        (StoredForm::LookupTable { nbits }, Some(QuantizationType::LookupTableQuantization(table))) => {
-            let stored = Stored::Table { nbits: nbits.get(), table: &table.float_value };
-            dequantize::decode(&params.raw_value, stored, &mut values);
-        }
-        (StoredForm::Int8, Some(QuantizationType::LinearQuantization(linear))) => {
-            let scale = linear.scale.first().copied().unwrap_or(1.0);
-            dequantize::decode(&params.int8_raw_value, Stored::Int8 { scale }, &mut values);
-        }
-        _ => {}
-    }
-    values
-}
-
-/// The scales (or biases) of a grouped deconvolution, where each slab of the first dimension has a stretch of its own,
-/// repeated for every row of the two leading dimensions; and those rows as channels.
-fn grouped_rows(shape: &Shape, axis: ChannelAxis, all: &[f32]) -> (Channels, Vec<f32>) {
-    let (inputs, outputs) = (shape.dims[0], shape.dims[axis.axis]);
-    let rows = inputs * outputs;
-    let slab = inputs / axis.groups;
-    let of_row = |row: usize| all.get(row / outputs / slab * outputs + row % outputs).copied();
-    (Channels { outer: 1, count: rows, inner: shape.units / rows }, (0..rows).map_while(of_row).collect())
-}
-
-/// A quantized weight as Core ML stores it.
-pub(crate) fn to_params(quantized: QuantizedWeight, is_updatable: bool) -> WeightParams {
-    let empty = WeightParams { is_updatable, ..WeightParams::default() };
-    match quantized {
-        QuantizedWeight::Float32(bytes) => {
-            WeightParams { float_value: FloatValues::from_le_bytes(bytes.into()).unwrap_or_default(), ..empty }
-        }
-        QuantizedWeight::Float16(bytes) => WeightParams { float16_value: bytes.into(), ..empty },
-        QuantizedWeight::Linear { codes, scale, bias } => {
-            let linear = LinearQuantizationParams { scale, bias };
-            let quantization = quantization(codes.nbits(), QuantizationType::LinearQuantization(linear));
-            WeightParams { raw_value: codes.into_packed().into(), quantization, ..empty }
-        }
-        QuantizedWeight::LookupTable { codes, table } => {
-            let table = LookUpTableQuantizationParams { float_value: table };
-            let quantization = quantization(codes.nbits(), QuantizationType::LookupTableQuantization(table));
-            WeightParams { raw_value: codes.into_packed().into(), quantization, ..empty }
-        }
-        QuantizedWeight::Int8 { values, scale } => {
-            let linear = LinearQuantizationParams { scale: vec![scale], bias: Vec::new() };
-            let quantization = quantization(Nbits::EIGHT, QuantizationType::LinearQuantization(linear));
-            WeightParams { int8_raw_value: values.into(), quantization, ..empty }
-        }
-    }
-}
-
-fn quantization(nbits: Nbits, kind: QuantizationType) -> Option<QuantizationParams> {
-    Some(QuantizationParams { number_of_bits: nbits.get().into(), quantization_type: Some(kind) })
+    Report { folds, weights: weights.collect(), calibration }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::calibration_report::CalibrationReport;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
@@ -19,6 +20,8 @@ pub struct Report {
     pub folds: FoldReport,
     /// The weights, in the order of the model.
     pub weights: Vec<WeightReport>,
+    /// What calibration found; `None` if there was none.
+    pub calibration: Option<CalibrationReport>,
 }
 
 /// What became of one weight.
