@@ -1,4 +1,7 @@
 //! What can go wrong, and where.
+//!
+//! One convention holds for all errors of the crate: `Display` tells everything, the cause included, and `source` returns
+//! nothing that was told already. Whoever prints a chain of errors reads each fact once; the cause is a public field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,12 +17,12 @@ use crate::format::form::StoredForm;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The input is something else than a `.mlmodel` file.
     #[error("{path}: {what}", path = path.display())]
@@ -39,12 +42,12 @@ pub enum Error {
         kind: &'static str,
     },
     /// One weight could not be read or quantized.
-    #[error("{place}: {source}")]
+    #[error("{place}: {cause}")]
     Weight {
         /// The weight.
         place: Box<Place>,
         /// What is wrong with it.
-        source: WeightError,
+        cause: WeightError,
     },
     /// A weight does not take as many bytes as were left for it in the file. It is a fault of this crate's, and nothing was
     /// written.
@@ -125,7 +128,7 @@ pub enum NotAModel {
     },
     /// The structure is that of a model, but one of the values in it is damaged.
     #[error("the file is damaged or no .mlmodel: {0}")]
-    Malformed(#[source] prost::DecodeError),
+    Malformed(prost::DecodeError),
     /// A field that is not known: a newer Core ML may have written it. Saving the model would lose it; see
     /// [`DecodeOptions::allow_unknown_fields`](crate::DecodeOptions::allow_unknown_fields).
     #[error("field {number} of message {message}{} is not known, and would be lost", In(path))]

@@ -183,7 +183,7 @@ impl<'a> Job<'a> {
             _ if site.after == StoredForm::Float16 => &Float16,
             _ => &Dequantize,
         };
-        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+        let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
         let view = |buffers: &mut Buffers| site.view(buffers);
         let (payload, distortion) =
             quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;

@@ -77,7 +77,7 @@ fn plan_layer<'m>(
     let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
-        let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
+        let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
         let info = WeightInfo {
             network: at.network,
