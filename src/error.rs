@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::format::form::StoredForm;
+use crate::format::form::{Nbits, StoredForm};
 
 /// Why an operation failed. Nothing was changed or written.
 #[derive(Debug, Error)]
@@ -48,6 +48,14 @@ pub enum Error {
         place: Box<Place>,
         /// What is wrong with it.
         cause: WeightError,
+    },
+    /// A layer has no such weight.
+    #[error("layer {index} of the model has no weight \"{field}\"")]
+    NoWeight {
+        /// The layer's index among all layers of the model.
+        index: usize,
+        /// The field's name.
+        field: String,
     },
     /// A weight does not take as many bytes as were left for it in the file. It is a fault of this crate's, and nothing was
     /// written.
@@ -388,6 +396,12 @@ pub enum ConfigError {
         /// What was asked for.
         found: u32,
     },
+    /// No codes have this number of bits.
+    #[error("codes have 1 to 8 bits, not {found}")]
+    Nbits {
+        /// What was asked for.
+        found: u32,
+    },
     /// The mode needs a number of bits.
     #[error("{mode} needs a number of bits, {allowed}")]
     NoBits {
@@ -427,6 +441,17 @@ pub enum ConfigError {
         /// The types there are.
         known: &'static [&'static str],
     },
+}
+
+impl TryFrom<u32> for Nbits {
+    type Error = ConfigError;
+
+    /// # Errors
+    ///
+    /// [`ConfigError::Nbits`] outside 1 to 8.
+    fn try_from(nbits: u32) -> Result<Self, ConfigError> {
+        Self::new(nbits).ok_or(ConfigError::Nbits { found: nbits })
+    }
 }
 
 /// Allowed counts in words.
