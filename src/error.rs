@@ -47,6 +47,12 @@ pub enum Error {
         /// What is wrong with it.
         source: WeightError,
     },
+    /// Some weights have values that their new form cannot hold: NaN or an infinity, or a number beyond its range.
+    #[error("{}", Refusals(refused))]
+    Unrepresentable {
+        /// All such weights, in the order of the model; at least one.
+        refused: Vec<Refused>,
+    },
     /// Two models that are compared do not have the same weights.
     #[error("the models are not of the same network: {original} in one, {other} in the other")]
     DifferentNetworks {
@@ -158,6 +164,18 @@ pub enum NotAModel {
         /// The version the file states.
         version: i32,
     },
+}
+
+/// A weight with values that its new form cannot hold, see [`Error::Unrepresentable`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The weight.
+    pub place: Place,
+    /// The form it was to get.
+    pub form: StoredForm,
+    /// The first value that is in the way.
+    pub source: QuantizeError,
 }
 
 /// Which weight of a model.
@@ -416,6 +434,35 @@ pub enum ConfigError {
         /// What was asked for.
         found: String,
     },
+}
+
+/// What cannot be stored, and what can be done about it.
+struct Refusals<'a>(&'a [Refused]);
+
+impl fmt::Display for Refusals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [Refused { place, form, source }] = self.0 {
+            write!(f, "{place} cannot be stored as {form}: {source}")?;
+        } else {
+            write!(f, "{} weights have values that their new form cannot hold:", self.0.len())?;
+            for Refused { place, form, source } in self.0 {
+                write!(f, "\n  {place}, {form}: {source}")?;
+            }
+            f.write_str("\n")?;
+        }
+        let overflows = self.0.iter().any(|refused| matches!(refused.source, QuantizeError::Float16Range { .. }));
+        f.write_str(match (overflows, self.0.len()) {
+            (true, 1) => {
+                "; folding batchnorm, scale and bias layers first may bring it into range (with_fold), else it "
+            }
+            (true, _) => {
+                "folding batchnorm, scale and bias layers first may bring them into range (with_fold), else they "
+            }
+            (false, 1) => "; it ",
+            (false, _) => "they ",
+        })?;
+        f.write_str("can be kept as before (with_fallback) or left out (with_selector)")
+    }
 }
 
 /// Allowed counts in words.

@@ -15,7 +15,7 @@ use coreml_quant::proto::{
 };
 use coreml_quant::{
     AdvancedSelector, Buffers, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Place, QuantConfig,
-    QuantizeError, QuantizedWeight, Quantizer, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
+    QuantizeError, QuantizedWeight, Quantizer, Refused, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
     WeightView, quantize_to_file, quantize_weights,
 };
 
@@ -155,6 +155,13 @@ fn fail_with(layer: NeuralNetworkLayer, config: &QuantConfig) -> (Place, WeightE
             assert_eq!(place, place_to_file);
             assert_eq!(format!("{source:?}"), format!("{source_to_file:?}"));
             (*place, source)
+        }
+        (Err(Error::Unrepresentable { mut refused }), Err(Error::Unrepresentable { refused: refused_to_file })) => {
+            assert_eq!(format!("{refused:?}"), format!("{refused_to_file:?}"));
+            assert_eq!(refused.len(), 1);
+            let Refused { place, source, .. } = refused.remove(0);
+            assert_eq!(&*place.network, "model/pipeline[1]/cond/elseBranch");
+            (place, WeightError::Quantize(source))
         }
         other => panic!("{other:?}"),
     }

@@ -54,9 +54,10 @@ fn sites(model: &Model) -> Result<Vec<Site<'_>>, Error> {
 }
 
 fn distortion(ours: &Site<'_>, theirs: &Site<'_>) -> Distortion {
+    let form = theirs.before;
     let mut buffers = Buffers::new();
     let (ours, theirs) = (view(ours, &mut buffers), view(theirs, &mut buffers));
-    distortion::between(ours.as_le_bytes(), theirs.as_le_bytes())
+    distortion::between(ours.as_le_bytes(), theirs.as_le_bytes(), form)
 }
 
 fn describe(weight: Option<(Place, Vec<usize>)>) -> String {

@@ -3,6 +3,7 @@
 pub(crate) mod config;
 pub(crate) mod method;
 pub(crate) mod plan;
+mod refusal;
 pub(crate) mod report;
 pub(crate) mod save;
 pub(crate) mod selector;
@@ -28,10 +29,11 @@ use crate::model::Model;
 use crate::network::layers::{self, ChannelAxis, Shape};
 use crate::network::walk;
 use crate::quantize::config::{Progress, QuantConfig};
+use crate::quantize::refusal::with_all_refused;
 use crate::quantize::report::{Outcome, Report, WeightReport};
 use crate::quantize::save::SaveOptions;
 use crate::quantize::sites::{Site, has_site, plan};
-use crate::quantizer::{Buffers, Dequantize, Float16, QuantizedWeight, Quantizer, WeightView, channels};
+use crate::quantizer::{Buffers, QuantizedWeight, Quantizer, WeightView, channels};
 use crate::weight::distortion::{self, Distortion};
 
 /// A quantized model, and what was done to it.
@@ -50,15 +52,29 @@ pub struct Quantized {
 ///
 /// # Errors
 ///
-/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
-/// layer needs it or whose values cannot be quantized.
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for the first weight that is not stored as
+/// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
+/// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let (model, folds) = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
-    let results: Vec<Result<WeightParams, Error>> =
-        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut Buffers::new())).collect();
-    let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
+    // the error is that of the first weight, whatever the threads.
+    let failed = AtomicUsize::new(usize::MAX);
+    let run = |index| {
+        if index > failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let result = job.run(index, &mut Buffers::new());
+        if result.is_err() {
+            failed.fetch_min(index, Ordering::Relaxed);
+        }
+        Some(result)
+    };
+    let results: Vec<Option<Result<WeightParams, Error>>> = (0..sites.len()).into_par_iter().map(run).collect();
+    let params: Result<Vec<_>, _> = results.into_iter().flatten().collect();
+    let params = params.map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
@@ -85,7 +101,8 @@ pub fn quantize_to_file(
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
     put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
-    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))?;
+    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))
+        .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     Ok(report(folds, sites, measured))
 }
@@ -172,12 +189,7 @@ impl<'a> Job<'a> {
     /// The weight of a site in its new form.
     fn run(&self, index: usize, buffers: &mut Buffers) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
-        let quantizer: &dyn Quantizer = match (site.outcome, &site.quantizer) {
-            (Outcome::Kept(_), _) => return Ok(site.params.clone()),
-            (Outcome::Converted, Some(quantizer)) => quantizer.as_ref(),
-            _ if site.after == StoredForm::Float16 => &Float16,
-            _ => &Dequantize,
-        };
+        let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
         let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
         let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
         if let Some(distortion) = distortion {

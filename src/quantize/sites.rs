@@ -10,9 +10,10 @@ use crate::format::proto::{Model, NeuralNetworkLayer, WeightParams};
 use crate::network::layers::{self, Rule, Shape};
 use crate::network::walk::{self, At};
 use crate::quantize::config::QuantConfig;
+use crate::quantize::refusal::refusal;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::WeightInfo;
-use crate::quantizer::Quantizer;
+use crate::quantizer::{Dequantize, Float16, Quantizer};
 
 /// One weight of a model and what becomes of it. Sites are in the order of [`walk::each_layer`] and
 /// [`layers::weights`].
@@ -27,6 +28,24 @@ pub(crate) struct Site<'m> {
     pub outcome: Outcome,
     /// What converts it; `None` unless it was chosen to be converted.
     pub quantizer: Option<Arc<dyn Quantizer>>,
+}
+
+impl Site<'_> {
+    /// What brings the weight into its new form; `None` if it stays.
+    pub(crate) fn converter(&self) -> Option<&dyn Quantizer> {
+        match (self.outcome, &self.quantizer) {
+            (Outcome::Kept(_), _) => None,
+            (Outcome::Converted, Some(quantizer)) => Some(quantizer.as_ref()),
+            _ if self.after == StoredForm::Float16 => Some(&Float16),
+            _ => Some(&Dequantize),
+        }
+    }
+
+    /// The weight stays as it is, for a reason.
+    fn keep(&mut self, reason: Reason) {
+        self.after = self.before;
+        self.outcome = Outcome::Kept(reason);
+    }
 }
 
 /// Whether a weight has a site: it is stored, or Core ML needs it. What only its layer understands counts if it is stored
@@ -112,8 +131,18 @@ fn plan_layer<'m>(
         };
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
+    let sites = &mut sites[first..];
+    let fallback = config.fallback(layer);
+    if fallback {
+        for site in sites.iter_mut() {
+            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
+            if let Some((reason, _)) = refused {
+                site.keep(reason);
+            }
+        }
+    }
     if selected {
-        agree(&mut sites[first..]);
+        agree(sites, fallback);
     }
     Ok(())
 }
@@ -178,14 +207,29 @@ fn decide(
 
 /// Makes the float weights of one layer agree in their type, as Core ML demands.
 ///
-/// Where some become float16, the others follow. A mix that only the original had (Create ML writes such models)
-/// becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>]) {
-    let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
-    if !(has(StoredForm::Float16) && has(StoredForm::Float32)) {
+/// Where some become float16, the others follow; with `fallback` only if all can, else none does. A mix that only the
+/// original had (Create ML writes such models) becomes float32, which loses nothing.
+fn agree(sites: &mut [Site<'_>], fallback: bool) {
+    let mixed = |sites: &[Site<'_>]| {
+        let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
+        has(StoredForm::Float16) && has(StoredForm::Float32)
+    };
+    if !mixed(sites) {
         return;
     }
-    let narrowing = sites.iter().any(|site| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted);
+    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
+    let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
+    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
+    let mut narrowing = sites.iter().any(is_asked);
+    if narrowing && fallback && sites.iter().any(cannot) {
+        narrowing = false;
+        for site in sites.iter_mut().filter(|site| is_asked(site)) {
+            site.keep(Reason::OthersBeyondFloat16);
+        }
+        if !mixed(sites) {
+            return;
+        }
+    }
     let (from, to) =
         if narrowing { (StoredForm::Float32, StoredForm::Float16) } else { (StoredForm::Float16, StoredForm::Float32) };
     for site in sites.iter_mut().filter(|site| site.after == from && is_checked(site)) {
