@@ -68,6 +68,12 @@ pub enum Error {
         /// The bytes that it takes.
         found: usize,
     },
+    /// Some weights have values that their new form cannot hold: NaN or an infinity, or a number beyond its range.
+    #[error("{}", Refusals(refused))]
+    Unrepresentable {
+        /// All such weights, in the order of the model; at least one.
+        refused: Vec<Refused>,
+    },
     /// Two models that are compared do not have the same weights.
     #[error("the models are not of the same network: {original} in one, {other} in the other")]
     DifferentNetworks {
@@ -179,6 +185,18 @@ pub enum NotAModel {
         /// The version the file states.
         version: i32,
     },
+}
+
+/// A weight with values that its new form cannot hold, see [`Error::Unrepresentable`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The weight.
+    pub place: Place,
+    /// The form it was to get.
+    pub form: StoredForm,
+    /// The first value that is in the way.
+    pub cause: QuantizeError,
 }
 
 /// Which weight of a model.
@@ -451,6 +469,35 @@ impl TryFrom<u32> for Nbits {
     /// [`ConfigError::Nbits`] outside 1 to 8.
     fn try_from(nbits: u32) -> Result<Self, ConfigError> {
         Self::new(nbits).ok_or(ConfigError::Nbits { found: nbits })
+    }
+}
+
+/// What cannot be stored, and what can be done about it.
+struct Refusals<'a>(&'a [Refused]);
+
+impl fmt::Display for Refusals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [Refused { place, form, cause }] = self.0 {
+            write!(f, "{place} cannot be stored as {form}: {cause}")?;
+        } else {
+            write!(f, "{} weights have values that their new form cannot hold:", self.0.len())?;
+            for Refused { place, form, cause } in self.0 {
+                write!(f, "\n  {place}, {form}: {cause}")?;
+            }
+            f.write_str("\n")?;
+        }
+        let overflows = self.0.iter().any(|refused| matches!(refused.cause, QuantizeError::Float16Range { .. }));
+        f.write_str(match (overflows, self.0.len()) {
+            (true, 1) => {
+                "; folding batchnorm, scale and bias layers first may bring it into range (with_fold), else it "
+            }
+            (true, _) => {
+                "folding batchnorm, scale and bias layers first may bring them into range (with_fold), else they "
+            }
+            (false, 1) => "; it ",
+            (false, _) => "they ",
+        })?;
+        f.write_str("can be kept as before (with_fallback) or left out (with_selector)")
     }
 }
 

@@ -36,7 +36,7 @@ mod quantize;
 mod quantizer;
 mod weight;
 
-pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
+pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};

@@ -15,7 +15,7 @@ use coreml_quant::proto::{
 };
 use coreml_quant::{
     AdvancedSelector, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Payload, Place, QuantConfig,
-    QuantizeContext, QuantizeError, Quantizer, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
+    QuantizeContext, QuantizeError, Quantizer, Refused, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
     WeightSpec, WeightView, quantize_to_file, quantize_weights,
 };
 
@@ -158,6 +158,13 @@ fn fail_with(layer: NeuralNetworkLayer, config: &QuantConfig) -> (Place, WeightE
             assert_eq!(place, place_to_file);
             assert_eq!(format!("{source:?}"), format!("{source_to_file:?}"));
             (*place, source)
+        }
+        (Err(Error::Unrepresentable { mut refused }), Err(Error::Unrepresentable { refused: refused_to_file })) => {
+            assert_eq!(format!("{refused:?}"), format!("{refused_to_file:?}"));
+            assert_eq!(refused.len(), 1);
+            let Refused { place, cause: source, .. } = refused.remove(0);
+            assert_eq!(&*place.network, "model/pipeline[1]/cond/elseBranch");
+            (place, WeightError::Quantize(source))
         }
         other => panic!("{other:?}"),
     }

@@ -58,7 +58,7 @@ fn distortion(ours: &Site<'_>, theirs: &Site<'_>) -> Result<Distortion, Error> {
     let fail = |site: &Site<'_>, cause| Error::Weight { place: Box::new(site.place.clone()), cause };
     let our_values = ours.view(&mut buffers).map_err(|cause| fail(ours, cause))?;
     let their_values = theirs.view(&mut buffers).map_err(|cause| fail(theirs, cause))?;
-    Ok(distortion::between(our_values.as_le_bytes(), their_values.as_le_bytes()))
+    Ok(distortion::between(our_values.as_le_bytes(), their_values.as_le_bytes(), theirs.before))
 }
 
 fn describe(weight: Option<(Place, Vec<usize>)>) -> String {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{ConfigError, Error, QuantizeError};
 use crate::format::form::Nbits;
+use crate::format::proto::NeuralNetworkLayer;
+use crate::format::proto::neural_network_layer::Layer;
 use crate::quantize::plan::Plan;
 use crate::quantize::report::Reason;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
@@ -138,6 +140,8 @@ pub struct QuantConfig {
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
+    /// For all weights alike; constants alone unless set.
+    fallback: Option<bool>,
     pub(crate) fold: bool,
     pub(crate) measure: bool,
 }
@@ -246,6 +250,7 @@ impl QuantConfig {
             progress: None,
             requantize: false,
             allow_growth: false,
+            fallback: None,
             fold: true,
             measure: true,
         }
@@ -343,11 +348,33 @@ impl QuantConfig {
         self
     }
 
+    /// Whether a weight with values that its new form cannot hold (NaN, the infinities, numbers beyond float16) stays as it
+    /// is, with its [`Reason`] in the report, or is an error. Default: a constant (of a `loadConstant` or `loadConstantND`
+    /// layer: the mask of an attention, for example) stays, a weight of another layer is an error.
+    ///
+    /// ```
+    /// use coreml_quant::QuantConfig;
+    ///
+    /// // As much in half precision as can be.
+    /// let config = QuantConfig::float16().with_fold(true).with_fallback(true);
+    /// ```
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: bool) -> Self {
+        self.fallback = Some(fallback);
+        self
+    }
+
     /// Calls `progress` after each weight, from whichever thread finished it.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
+    }
+
+    /// Whether the weights of a layer stay as they are if their new form cannot hold them.
+    pub(crate) fn fallback(&self, layer: &NeuralNetworkLayer) -> bool {
+        let is_constant = matches!(layer.layer, Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)));
+        self.fallback.unwrap_or(is_constant)
     }
 
     /// What converts the weight with an index, or why it stays.
@@ -399,6 +426,7 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("fallback", &self.fallback)
             .field("fold", &self.fold)
             .field("measure", &self.measure)
             .finish_non_exhaustive()
