@@ -40,7 +40,7 @@ mod weight;
 
 #[cfg(feature = "predict")]
 pub use calibrate::{Calibration, CalibrationProgress};
-pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
+pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
@@ -54,7 +54,9 @@ pub use quantize::config::{Biases, Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
+pub use quantize::selector::{
+    AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, Not, Pattern, WeightInfo,
+};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,

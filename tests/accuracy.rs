@@ -252,6 +252,12 @@ fn hourglass() {
         println!("| hourglass | {what} | {} | | {snr:.1} |", quantized.to_bytes().len());
         assert!(snr >= db, "{what}: {snr:.1} dB");
     };
+    for range in [LinearRange::MinMax, LinearRange::LeastSquares] {
+        for biases in [coreml_quant::Biases::AsWeights, coreml_quant::Biases::Float16, coreml_quant::Biases::Keep] {
+            let q = Linear::new(Nbits::new(8).unwrap()).with_range(range);
+            row(&format!("{range} {biases}"), &QuantConfig::custom(q).with_biases(biases), -10.0);
+        }
+    }
     row("linear 8, data-free, biases in float16", &config(Mode::Linear, 8), 21.0);
     let six = config(Mode::Linear, 6);
     row("linear 6, data-free", &six, 0.0);
@@ -261,13 +267,15 @@ fn hourglass() {
 
 const SEQUENCE: usize = 128;
 const CHARACTERS: usize = 94;
+const UNITS: usize = 160;
 
 fn one_hot(text: &[u8]) -> Features {
     let mut steps = ArrayD::zeros(IxDyn(&[text.len(), 1, CHARACTERS]));
     for (step, &code) in text.iter().enumerate() {
         steps[[step, 0, usize::from(code)]] = 1.0;
     }
-    Features::new().with("chars", steps)
+    let zeros = || ArrayD::<f32>::zeros(IxDyn(&[UNITS]));
+    Features::new().with("chars", steps).with("h_in", zeros()).with("c_in", zeros())
 }
 
 /// Bits a character of a model that predicts text.

@@ -269,7 +269,6 @@ impl Calibrating<'_, '_, '_> {
     }
 
     /// A weight and what its bias grows by, or why it stays as it is without samples.
-    #[expect(clippy::type_complexity, reason = "an error of the quantizer's, or a reason to leave the weight")]
     fn chosen(
         &self,
         job: &Job,
@@ -278,7 +277,7 @@ impl Calibrating<'_, '_, '_> {
         geometry: Option<&Geometry>,
     ) -> Result<Result<(Payload, Vec<f64>), NotCalibrated>, Error> {
         let site = &self.sites[job.site];
-        let fail = |source: WeightError| Error::Weight { place: Box::new(site.place.clone()), source };
+        let fail = |cause: WeightError| Error::Weight { place: Box::new(site.place.clone()), cause };
         let Some(quantizer) = &site.quantizer else { return Ok(Err(NotCalibrated::UnknownUse)) };
         let mut context = QuantizeContext::new();
         let weight = site.view(&mut context.buffers).map_err(fail)?;

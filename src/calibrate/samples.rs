@@ -159,7 +159,7 @@ impl Calibration {
 
     /// The blobs of the model's own network for each sample, preprocessed. `None` if the model has no network of its own.
     pub(super) fn enter(&self, model: &Model) -> Result<Option<Entering>, Error> {
-        let failed = |what: String| move |source| Error::Calibration { what, source: Box::new(source) };
+        let failed = |what: String| move |cause| Error::Calibration { what, cause: Box::new(cause) };
         let compiled = NetworkModel::compile(model, walk::ROOT).map_err(failed("the model".to_owned()))?;
         let Some(compiled) = compiled else { return Ok(None) };
         let drawn;

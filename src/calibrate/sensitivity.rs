@@ -103,7 +103,7 @@ impl Walk<'_> {
         expected: &[Vec<Tensor>],
     ) -> Result<Option<f64>, Error> {
         let layer = &self.network[index];
-        let fail = |source: WeightError| Error::Weight { place: Box::new(site.place.clone()), source };
+        let fail = |cause: WeightError| Error::Weight { place: Box::new(site.place.clone()), cause };
         let mut context = QuantizeContext::new();
         let weight = site.view(&mut context.buffers).map_err(fail)?;
         let quantized =

@@ -4,6 +4,7 @@ pub(crate) mod calibration_report;
 pub(crate) mod config;
 pub(crate) mod method;
 pub(crate) mod plan;
+mod refusal;
 pub(crate) mod report;
 pub(crate) mod selector;
 pub(crate) mod sites;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 
 use self::calibration_report::CalibrationReport;
 use self::config::{Progress, QuantConfig};
+use self::refusal::with_all_refused;
 use self::report::{Outcome, Report, WeightReport};
 use self::sites::{Site, plan};
 use crate::error::{Error, WeightError};
@@ -47,16 +49,30 @@ pub struct Quantized {
 ///
 /// # Errors
 ///
-/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
-/// layer needs it or whose values cannot be quantized.
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for the first weight that is not stored as
+/// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
+/// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let (model, folds) = prepare(model, config)?;
     let mut sites = plan(&model, config)?;
-    let chosen = Chosen::new(&model, &mut sites, config)?;
+    let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
     let job = Job::new(config, &sites, &chosen);
-    let results: Vec<Result<WeightParams, Error>> =
-        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
-    let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
+    // the error is that of the first weight, whatever the threads.
+    let failed = AtomicUsize::new(usize::MAX);
+    let run = |index| {
+        if index > failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let result = job.run(index, &mut QuantizeContext::new());
+        if result.is_err() {
+            failed.fetch_min(index, Ordering::Relaxed);
+        }
+        Some(result)
+    };
+    let results: Vec<Option<Result<WeightParams, Error>>> = (0..sites.len()).into_par_iter().map(run).collect();
+    let params: Result<Vec<_>, _> = results.into_iter().flatten().collect();
+    let params = params.map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
@@ -80,7 +96,7 @@ pub fn quantize_to_file(
 ) -> Result<Report, Error> {
     let (model, folds) = prepare(model, config)?;
     let mut sites = plan(&model, config)?;
-    let chosen = Chosen::new(&model, &mut sites, config)?;
+    let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
     let job = Job::new(config, &sites, &chosen);
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
@@ -91,7 +107,8 @@ pub fn quantize_to_file(
         let params = job.run(index, &mut context);
         *buffers = context.buffers;
         params
-    })?;
+    })
+    .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     Ok(report(folds, sites, measured, chosen.report))
 }
@@ -206,7 +223,7 @@ pub(crate) fn convert(
     context: &mut QuantizeContext,
 ) -> Result<(WeightParams, Option<Distortion>), Error> {
     let Some(quantizer) = site.converter() else { return Ok((site.params.clone(), None)) };
-    let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+    let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
     let view = |buffers: &mut Buffers| site.view(buffers);
     let (payload, distortion) = quantizer::run(quantizer, view, site.after, measure, context).map_err(fail)?;
     Ok((params::to_params(payload, site.params.is_updatable), distortion))
@@ -216,7 +233,7 @@ pub(crate) fn convert(
 fn measure_chosen(site: &Site<'_>, chosen: &WeightParams, buffers: &mut Buffers) -> Result<Distortion, WeightError> {
     let original = site.view(buffers)?;
     let stored = params::view(chosen, &site.shape, site.spec(), buffers)?;
-    let measured = distortion::between(original.as_le_bytes(), stored.as_le_bytes());
+    let measured = distortion::between(original.as_le_bytes(), stored.as_le_bytes(), site.after);
     original.recycle(buffers);
     stored.recycle(buffers);
     Ok(measured)
@@ -258,7 +275,7 @@ impl<'a> Job<'a> {
         }
         let (params, distortion) = match self.chosen.weights.get(&index) {
             Some(params) => {
-                let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+                let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
                 let mut measure = |params| measure_chosen(site, params, &mut context.buffers).map_err(fail);
                 (params.clone(), self.config.measure.then(|| measure(params)).transpose()?)
             }

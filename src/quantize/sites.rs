@@ -14,6 +14,7 @@ use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::{Biases, QuantConfig};
+use super::refusal::refusal;
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
 
@@ -37,7 +38,12 @@ impl<'m> Site<'m> {
         WeightSpec::at(&self.shape.blocks, &self.place)
     }
 
-    /// What stores the weight in its new form; `None` if it stays.
+    /// The weight as a quantizer sees it.
+    pub(crate) fn view(&self, buffers: &mut Buffers) -> Result<WeightView<'_>, WeightError> {
+        params::view(self.params, &self.shape, self.spec(), buffers)
+    }
+
+    /// What brings the weight into its new form; `None` if it stays.
     pub(crate) fn converter(&self) -> Option<&dyn Quantizer> {
         match (self.outcome, &self.quantizer) {
             (Outcome::Kept(_), _) => None,
@@ -47,9 +53,10 @@ impl<'m> Site<'m> {
         }
     }
 
-    /// The weight as a quantizer sees it.
-    pub(crate) fn view(&self, buffers: &mut Buffers) -> Result<WeightView<'_>, WeightError> {
-        params::view(self.params, &self.shape, self.spec(), buffers)
+    /// The weight stays as it is, for a reason.
+    fn keep(&mut self, reason: Reason) {
+        self.after = self.before;
+        self.outcome = Outcome::Kept(reason);
     }
 }
 
@@ -88,7 +95,7 @@ fn plan_layer<'m>(
     let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
-        let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
+        let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
         let info = WeightInfo {
             network: at.network,
@@ -114,11 +121,13 @@ fn plan_layer<'m>(
             match config.biases {
                 Biases::AsWeights => Ok(quantizer),
                 Biases::Keep => Err(Reason::BiasKept),
-                Biases::Float16 if fits_float16(params) => {
-                    softened.push(sites.len());
-                    Ok(Arc::new(Float16) as Arc<dyn Quantizer>)
-                }
-                Biases::Float16 => Err(Reason::BeyondFloat16),
+                Biases::Float16 => match beyond_float16(params) {
+                    Some(index) => Err(Reason::BeyondFloat16 { index }),
+                    None => {
+                        softened.push(sites.len());
+                        Ok(Arc::new(Float16) as Arc<dyn Quantizer>)
+                    }
+                },
             }
         });
         let decision = match &chosen {
@@ -135,24 +144,35 @@ fn plan_layer<'m>(
         let shape = shape.clone();
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
-    if sites[first..].iter().any(|site| site.after == StoredForm::Float32 && is_checked(site)) {
+    let sites = &mut sites[first..];
+    let fallback = config.fallback(layer);
+    if fallback {
+        for site in sites.iter_mut() {
+            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
+            if let Some((reason, _)) = refused {
+                site.keep(reason);
+            }
+        }
+    }
+    if sites.iter().any(|site| site.after == StoredForm::Float32 && is_checked(site)) {
+        let softened = softened.into_iter().filter_map(|index: usize| index.checked_sub(first));
         for index in softened {
             if let Some(site) = sites.get_mut(index).filter(|site| site.outcome == Outcome::Converted) {
-                (site.after, site.outcome) = (site.before, Outcome::Kept(Reason::Float32Beside));
+                site.keep(Reason::Float32Beside);
             }
         }
     }
     if selected {
-        agree(&mut sites[first..]);
+        agree(sites, fallback);
     }
     Ok(())
 }
 
-/// Whether no finite value is beyond float16. Others are the quantizer's to refuse.
-fn fits_float16(params: &WeightParams) -> bool {
+/// The first finite value of a float32 weight that is beyond float16. Others are the quantizer's to refuse.
+fn beyond_float16(params: &WeightParams) -> Option<usize> {
     /// The smallest magnitude that rounds to infinity.
     const BEYOND: f32 = 65520.0;
-    params.float_value.iter().all(|value| !value.is_finite() || value.abs() < BEYOND)
+    params.float_value.iter().position(|value| value.is_finite() && value.abs() >= BEYOND)
 }
 
 /// The form the quantizer wants for a weight, if Core ML reads it.
@@ -210,14 +230,29 @@ impl From<Refusal> for Reason {
 
 /// Makes the float weights of one layer agree in their type, as Core ML demands.
 ///
-/// Where some become float16, the others follow. A mix that only the original had (Create ML writes such models)
-/// becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>]) {
-    let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
-    if !(has(StoredForm::Float16) && has(StoredForm::Float32)) {
+/// Where some become float16, the others follow; with `fallback` only if all can, else none does. A mix that only the
+/// original had (Create ML writes such models) becomes float32, which loses nothing.
+fn agree(sites: &mut [Site<'_>], fallback: bool) {
+    let mixed = |sites: &[Site<'_>]| {
+        let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
+        has(StoredForm::Float16) && has(StoredForm::Float32)
+    };
+    if !mixed(sites) {
         return;
     }
-    let narrowing = sites.iter().any(|site| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted);
+    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
+    let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
+    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
+    let mut narrowing = sites.iter().any(is_asked);
+    if narrowing && fallback && sites.iter().any(cannot) {
+        narrowing = false;
+        for site in sites.iter_mut().filter(|site| is_asked(site)) {
+            site.keep(Reason::OthersBeyondFloat16);
+        }
+        if !mixed(sites) {
+            return;
+        }
+    }
     let (from, to) =
         if narrowing { (StoredForm::Float32, StoredForm::Float16) } else { (StoredForm::Float16, StoredForm::Float32) };
     for site in sites.iter_mut().filter(|site| site.after == from && is_checked(site)) {
