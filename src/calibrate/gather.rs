@@ -167,7 +167,7 @@ pub(crate) fn transpose<T: Copy + Default>(values: &[T], geometry: &Geometry, ba
 #[cfg(test)]
 mod tests {
     use super::{Reading, transpose};
-    use crate::calibrate::generator;
+    use crate::calibrate::moments::generator;
     use crate::predict::engine::{Axis, Geometry, convolution, deconvolution};
     use rand::RngExt;
 

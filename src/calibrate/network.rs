@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::layer::{LayerInputs, Seen, calibrate_layer};
 use super::samples::{Calibration, CalibrationProgress, Entering};
 use crate::error::Error;
+use crate::format::form::StoredForm;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::{Model, NeuralNetworkLayer};
 use crate::model::walk;
@@ -121,32 +122,62 @@ pub(super) fn watched(model: &Model, network: &[NeuralNetworkLayer]) -> Vec<(Str
 
 impl Chooser for Calibration {
     fn choose(&self, model: &Model, sites: &mut [Site<'_>]) -> Result<Chosen, Error> {
-        let network = walk::network(model).map_or(&[][..], |(layers, _)| layers);
-        let Some(entering) = self.enter(model)? else {
+        let Some(mut entering) = self.enter(model)? else {
             // A pipeline.
             let weights = sites.iter().filter(|site| asks(site)).map(|site| left_out(site, NotCalibrated::InsideOther));
             let report = CalibrationReport { weights: weights.collect(), ..CalibrationReport::default() };
             return Ok(Chosen { report: Some(report), ..Chosen::default() });
         };
+        if entering.held_back == 0 || entering.synthetic {
+            return self.walk(model, sites, entering, 0, 1);
+        }
+        // Measured is what is calibrated without the samples that are held back; returned, what is with all.
+        let before: Vec<(StoredForm, Outcome)> = sites.iter().map(|site| (site.after, site.outcome)).collect();
+        let measured = self.walk(model, sites, entering.clone(), 0, 2)?.report.unwrap_or_default();
+        for (site, (after, outcome)) in sites.iter_mut().zip(before) {
+            (site.after, site.outcome) = (after, outcome);
+        }
+        entering.held_back = 0;
+        let mut chosen = self.walk(model, sites, entering, 1, 2)?;
+        if let Some(report) = &mut chosen.report {
+            (report.held_back, report.outputs) = (measured.held_back, measured.outputs);
+            let is_agreement =
+                |warning: &CalibrationWarning| matches!(warning, CalibrationWarning::LessAgreement { .. });
+            report.warnings.extend(measured.warnings.into_iter().filter(is_agreement));
+        }
+        Ok(chosen)
+    }
+}
+
+impl Calibration {
+    /// Walks through the network once; it is the turn `turn` of `turns`.
+    fn walk(
+        &self,
+        model: &Model,
+        sites: &mut [Site<'_>],
+        entering: Entering,
+        turn: usize,
+        turns: usize,
+    ) -> Result<Chosen, Error> {
+        let network = walk::network(model).map_or(&[][..], |(layers, _)| layers);
         let outputs = watched(model, network);
         let kept: Vec<String> = outputs.iter().map(|(name, _)| name.clone()).collect();
         let mut walk = Walk::new(self, network, &kept, entering);
         let mut index_in_model = 0;
-        let mut inside = Vec::new();
         for (index, layer) in network.iter().enumerate() {
             let after = index_in_model + 1 + walk::layers_inside(layer);
-            inside.extend(index_in_model + 1..after);
             let first = sites.partition_point(|site| site.place.index < index_in_model);
             let len = sites[first..].partition_point(|site| site.place.index == index_in_model);
             walk.layer(index, index_in_model, first, &mut sites[first..first + len])?;
+            let inside = |site: &&Site<'_>| site.place.index < after && asks(site);
+            let inside = sites[first + len..].iter().take_while(|site| site.place.index < after).filter(inside);
+            walk.report.weights.extend(inside.map(|site| left_out(site, NotCalibrated::InsideOther)));
             index_in_model = after;
-            let progress = CalibrationProgress { layers_done: index + 1, layers: network.len() };
+            let layers_done = turn * network.len() + index + 1;
+            let progress = CalibrationProgress { layers_done, layers: turns * network.len() };
             if self.progress.as_ref().is_some_and(|tell| tell(progress) == ControlFlow::Break(())) {
                 return Err(Error::Stopped);
             }
-        }
-        for site in sites.iter().filter(|site| asks(site) && inside.binary_search(&site.place.index).is_ok()) {
-            walk.report.weights.push(left_out(site, NotCalibrated::InsideOther));
         }
         walk.report.outputs = walk.agreement(&outputs);
         if let Some(Agreement { data_free_agreement: Some(data_free), agreement: Some(calibrated), .. }) =

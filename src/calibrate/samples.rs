@@ -20,7 +20,8 @@ use crate::predict::{FeatureInfo, FeatureKind, Features, Tensor};
 /// Samples that go through the network while its weights are chosen: inputs as it will get them, without labels. 128 are
 /// usually enough.
 ///
-/// The last fifth is held back, to measure the result on. Where there is no data, [`synthetic`](Self::synthetic) samples
+/// The result is measured on the last fifth, with weights that are chosen on the others; those that are stored are chosen
+/// on all. Where there is no data, [`synthetic`](Self::synthetic) samples
 /// keep most of what real ones gain.
 ///
 /// ```
@@ -89,6 +90,7 @@ impl fmt::Debug for Calibration {
 }
 
 /// Samples as blobs.
+#[derive(Clone)]
 pub(super) struct Entering {
     /// For each sample, its blobs by name: those to calibrate on, then those held back.
     pub(super) blobs: Vec<Vec<(String, Tensor)>>,
@@ -139,8 +141,8 @@ impl Calibration {
         self
     }
 
-    /// Whether a fifth of the samples is held back, to measure the network's outputs on. Default: yes, of five samples or
-    /// more.
+    /// Whether the network's outputs are measured on a fifth of the samples that is held back, of five samples or more.
+    /// Then all is computed twice: once without these, once with all. Default: yes.
     #[must_use]
     pub fn with_held_back(mut self, hold_back: bool) -> Self {
         self.hold_back = hold_back;

@@ -59,7 +59,7 @@ pub(crate) fn dead_leaves(channels: usize, height: usize, width: usize, rng: &mu
 #[cfg(test)]
 mod tests {
     use super::dead_leaves;
-    use crate::calibrate::generator;
+    use crate::calibrate::moments::generator;
 
     #[test]
     fn pictures_have_shapes_of_one_value_and_differ() {

@@ -2,9 +2,10 @@
 
 use super::descent::{From, Rows, Scratch};
 use super::levels::{Grid, Levels};
-use super::moments::{Inputs, Metric, Stats};
+use super::matrix::{Coded, Method, calibrate_matrix};
+use super::moments::{Inputs, Metric, Stats, generator, some_positions};
 use super::refit::{Ones, Spacing, refit_table};
-use super::{Coded, Method, calibrate_matrix, generator, some_positions, start, target};
+use super::{start, target};
 use proptest::prelude::*;
 use rand::RngExt;
 

@@ -12,13 +12,13 @@ use crate::error::Place;
 pub struct CalibrationReport {
     /// Samples that weights were chosen on.
     pub samples: usize,
-    /// Samples that were held back, to measure on.
+    /// How many samples were held back to measure [`outputs`](Self::outputs) on; drawn ones come to the others.
     pub held_back: usize,
     /// Whether the samples were drawn because there were none.
     pub synthetic: bool,
     /// Weights whose quantizers asked for statistics, in the order of the model.
     pub weights: Vec<CalibratedWeight>,
-    /// The network's outputs on the samples that were held back; `None` if there are too few samples to hold some back, or
+    /// The network's outputs on the samples that were held back, its weights chosen on the others alone; `None` if there are too few samples to hold some back, or
     /// the outputs cannot be computed.
     pub outputs: Option<Agreement>,
     /// What to look out for.
