@@ -10,8 +10,8 @@ use common::kinds::{float16, float32, kind, values};
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{
-    Buffers, Error, Mode, Model, Outcome, QuantConfig, QuantizeError, QuantizedWeight, Quantizer, Reason, Refused,
-    Report, SaveOptions, StoredForm, WeightError, WeightInfo, WeightView, check, compare, quantize_to_file,
+    Error, Mode, Model, Outcome, Payload, QuantConfig, QuantizeContext, QuantizeError, Quantizer, Reason, Refused,
+    Report, SaveOptions, StoredForm, WeightError, WeightInfo, WeightSpec, WeightView, check, compare, quantize_to_file,
     quantize_weights,
 };
 use networks::{batchnorm, convolution, model};
@@ -248,16 +248,16 @@ struct FailsAt {
 }
 
 impl Quantizer for FailsAt {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::Float16
     }
 
-    fn quantize(&self, weight: WeightView<'_>, _: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
+    fn quantize(&self, weight: WeightView<'_>, _: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if weight.len() >= self.units {
             return Err(QuantizeError::Other(format!("{} values", weight.len()).into()));
         }
-        Ok(QuantizedWeight::Float16(vec![0; 2 * weight.len()]))
+        Ok(Payload::Float16(vec![0; 2 * weight.len()]))
     }
 }
 

@@ -1,22 +1,24 @@
 //! What becomes of each weight, decided before anything is computed.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 
-use crate::error::{Error, Place, WeightError};
+use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
-use crate::format::layer_type;
-use crate::format::proto::{Model, NeuralNetworkLayer, WeightParams};
-use crate::network::layers::{self, Rule, Shape};
-use crate::network::walk::{self, At};
-use crate::quantize::config::QuantConfig;
-use crate::quantize::refusal::refusal;
-use crate::quantize::report::{Outcome, Reason};
-use crate::quantize::selector::WeightInfo;
+use crate::format::proto::{Model, WeightParams};
+use crate::network::layers;
+use crate::network::params;
+use crate::network::rules::{self, Refusal, Rule};
+use crate::network::shape::Shape;
+use crate::network::weights::{self, LayerWeights};
 use crate::quantizer::{Dequantize, Float16, Quantizer};
+use crate::weight::{Buffers, WeightSpec, WeightView};
 
-/// One weight of a model and what becomes of it. Sites are in the order of [`walk::each_layer`] and
-/// [`layers::weights`].
+use super::config::QuantConfig;
+use super::refusal::{reason, refusal};
+use super::report::{Outcome, Reason};
+use super::selector::WeightInfo;
+
+/// One weight of a model and what becomes of it. Sites are in the order of [`weights::each`].
 #[derive(Debug)]
 pub(crate) struct Site<'m> {
     pub place: Place,
@@ -30,7 +32,17 @@ pub(crate) struct Site<'m> {
     pub quantizer: Option<Arc<dyn Quantizer>>,
 }
 
-impl Site<'_> {
+impl<'m> Site<'m> {
+    /// What a quantizer is told of the weight.
+    pub(crate) fn spec(&self) -> WeightSpec<'_> {
+        WeightSpec::at(&self.shape.blocks, &self.place)
+    }
+
+    /// The weight as a quantizer sees it.
+    pub(crate) fn view(&self, buffers: &mut Buffers) -> Result<WeightView<'_>, WeightError> {
+        params::view(self.params, &self.shape, self.spec(), buffers)
+    }
+
     /// What brings the weight into its new form; `None` if it stays.
     pub(crate) fn converter(&self) -> Option<&dyn Quantizer> {
         match (self.outcome, &self.quantizer) {
@@ -41,24 +53,15 @@ impl Site<'_> {
         }
     }
 
+    /// Why a form cannot hold the weight's values; `None` if it can.
+    pub(crate) fn refusal(&self, quantizer: &dyn Quantizer, form: StoredForm) -> Option<QuantizeError> {
+        refusal(|buffers| self.view(buffers), quantizer, form)
+    }
+
     /// The weight stays as it is, for a reason.
     fn keep(&mut self, reason: Reason) {
         self.after = self.before;
         self.outcome = Outcome::Kept(reason);
-    }
-}
-
-/// Whether a weight has a site: it is stored, or Core ML needs it. What only its layer understands counts if it is stored
-/// as a weight at all.
-pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> bool {
-    let stored = weight.params.as_ref().map(Borrow::borrow).filter(|params| !params.is_empty());
-    match (&weight.shape, stored) {
-        (Ok(shape), Some(params)) if weight.rule == Rule::LeaveAlone => StoredForm::of(params, shape).is_ok(),
-        (_, Some(_)) => true,
-        (shape, None) => {
-            let has_values = shape.as_ref().map_or(true, |shape| shape.units > 0);
-            !weight.optional && has_values && weight.rule != Rule::LeaveAlone
-        }
     }
 }
 
@@ -71,9 +74,9 @@ pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> b
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
-    walk::each_layer(model, &mut |at, layer| {
+    weights::each(model, &mut |layer| {
         if failure.is_none()
-            && let Err(error) = plan_layer(at, layer, config, &mut sites)
+            && let Err(error) = plan_layer(&layer, config, &mut sites)
         {
             failure = Some(error);
         }
@@ -86,23 +89,18 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 }
 
 fn plan_layer<'m>(
-    at: At<'_>,
-    layer: &'m NeuralNetworkLayer,
+    weights: &LayerWeights<'_, 'm>,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
-    let Some(layer_type) = layer_type(layer) else { return Ok(()) };
+    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
     let updatable = layers::is_updatable(layer);
-    let name: Arc<str> = layer.name.as_str().into();
-    for weight in layers::weights(layer).into_iter().filter(has_site) {
-        let place =
-            Place { network: Arc::clone(at.network), layer: Arc::clone(&name), layer_type, field: weight.field };
+    for weight in &weights.weights {
+        let place = weights.place(weight);
         let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
-        let shape = weight.shape.map_err(|error| fail(error.into()))?;
-        let params = weight.params.ok_or_else(|| fail(WeightError::Missing { expected: shape.units }))?;
-        let before = StoredForm::of(params, &shape).map_err(fail)?;
+        let (params, shape, before) = weight.stored().map_err(fail)?;
         let info = WeightInfo {
             network: at.network,
             inside: at.inside,
@@ -120,8 +118,8 @@ fn plan_layer<'m>(
         selected |= chosen.is_ok();
         let decision = match &chosen {
             Ok(quantizer) => {
-                let target = target(quantizer.as_ref(), &shape).map_err(fail)?;
-                decide(at, layer, config, updatable, weight.rule, before, target, shape.units)
+                let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
+                decide(weights, config, updatable, weight.rule, before, target, shape.units)
             }
             Err(reason) => Err(*reason),
         };
@@ -129,14 +127,15 @@ fn plan_layer<'m>(
             Ok(form) => (form, Outcome::Converted),
             Err(reason) => (before, Outcome::Kept(reason)),
         };
+        let shape = shape.clone();
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
     let sites = &mut sites[first..];
     let fallback = config.fallback(layer);
     if fallback {
         for site in sites.iter_mut() {
-            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
-            if let Some((reason, _)) = refused {
+            let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
+            if let Some(reason) = refused.as_ref().and_then(reason) {
                 site.keep(reason);
             }
         }
@@ -147,24 +146,20 @@ fn plan_layer<'m>(
     Ok(())
 }
 
-/// The form the quantizer wants for a shape, if Core ML reads it.
-fn target(quantizer: &dyn Quantizer, shape: &Shape) -> Result<StoredForm, WeightError> {
-    let axis = shape.scale_axis();
-    let form = quantizer.stored_form(&shape.dims, axis);
-    if let StoredForm::Linear { scales, biases, .. } = form {
-        let channels = axis.map_or(1, |axis| shape.dims[axis]);
-        if !(scales == 1 || scales == channels) || !(biases == 0 || biases == scales) {
-            return Err(WeightError::NotAllowed { form });
-        }
+/// The form the quantizer wants for a weight, if Core ML reads it.
+fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredForm, WeightError> {
+    let form = quantizer.stored_form(weight);
+    if let StoredForm::Linear { scales, biases, .. } = form
+        && (!(scales == 1 || scales == weight.blocks.count()) || !(biases == 0 || biases == scales))
+    {
+        return Err(WeightError::NotAllowed { form });
     }
     Ok(form)
 }
 
 /// The form a selected weight gets, or the reason for which it stays.
-#[expect(clippy::too_many_arguments, reason = "the facts that the rules speak of, each used once")]
 fn decide(
-    at: At<'_>,
-    layer: &NeuralNetworkLayer,
+    weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
     updatable: bool,
     rule: Rule,
@@ -175,25 +170,12 @@ fn decide(
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
-    if target != StoredForm::Float32 {
-        if updatable {
-            return Err(Reason::Updatable);
-        }
-        if rule == Rule::Float32Only {
-            return Err(Reason::Float32Only);
-        }
+    if target != StoredForm::Float32 && updatable {
+        return Err(Reason::Updatable);
     }
-    if target.is_quantized() && rule == Rule::FloatOnly {
-        return Err(Reason::FloatOnly);
-    }
+    rule.permits(target)?;
     if target == StoredForm::Int8 {
-        let int8 = layers::int8_dynamic(layer).filter(|_| rule == Rule::AnyOrInt8).ok_or(Reason::NotAMatrix)?;
-        if int8.has_bias {
-            return Err(Reason::LayerHasBias);
-        }
-        if !at.exact_arrays {
-            return Err(Reason::Rank5Mapping);
-        }
+        rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
     }
     if before.is_quantized() && !config.requantize {
         return Err(Reason::AlreadyQuantized);
@@ -203,6 +185,18 @@ fn decide(
         return Err(Reason::WouldNotShrink { bytes });
     }
     Ok(target)
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Float32Only => Self::Float32Only,
+            Refusal::FloatOnly => Self::FloatOnly,
+            Refusal::NotAMatrix => Self::NotAMatrix,
+            Refusal::LayerHasBias => Self::LayerHasBias,
+            Refusal::Rank5Mapping => Self::Rank5Mapping,
+        }
+    }
 }
 
 /// Makes the float weights of one layer agree in their type, as Core ML demands.
@@ -219,7 +213,7 @@ fn agree(sites: &mut [Site<'_>], fallback: bool) {
     }
     let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
-    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
+    let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);
     if narrowing && fallback && sites.iter().any(cannot) {
         narrowing = false;

@@ -8,8 +8,9 @@
 use crate::format::form::StoredForm;
 use crate::kernels::dequantize::Stored;
 use crate::kernels::errors::{self, ErrorSums};
-use crate::kernels::{Channels, float16};
-use crate::quantizer::{QuantizedWeight, WeightView};
+use crate::kernels::float16;
+
+use super::{Payload, WeightView};
 
 /// How much storing changed the values of a weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,21 +65,9 @@ pub(crate) fn decibels(relative: f64) -> f64 {
 }
 
 /// How far a form of a weight is from the weight.
-pub(crate) fn distortion(weight: &WeightView<'_>, quantized: &QuantizedWeight) -> Distortion {
-    let values = weight.as_le_bytes();
-    let (payload, stored) = match quantized {
-        QuantizedWeight::Float32(bytes) => (&bytes[..], Stored::Float32),
-        QuantizedWeight::Float16(bytes) => (&bytes[..], Stored::Float16),
-        QuantizedWeight::Linear { codes, scale, bias } => {
-            let channels = if scale.len() > 1 { weight.channels() } else { Channels::per_tensor(weight.len()) };
-            (codes.as_packed(), Stored::Linear { nbits: codes.nbits().get(), channels, scale, bias })
-        }
-        QuantizedWeight::LookupTable { codes, table } => {
-            (codes.as_packed(), Stored::Table { nbits: codes.nbits().get(), table })
-        }
-        QuantizedWeight::Int8 { values, scale } => (&values[..], Stored::Int8 { scale: *scale }),
-    };
-    Distortion::of(errors::sums(values, payload, stored))
+pub(crate) fn distortion(weight: &WeightView<'_>, stored: &Payload) -> Distortion {
+    let (payload, stored) = stored.stored(weight.blocks().layout());
+    Distortion::of(errors::sums(weight.as_le_bytes(), payload, stored))
 }
 
 /// How far float32 values are from others, both little-endian, which were stored in a form.
