@@ -31,7 +31,7 @@ use crate::quantize::config::{Progress, QuantConfig};
 use crate::quantize::report::{Outcome, Report, WeightReport};
 use crate::quantize::save::SaveOptions;
 use crate::quantize::sites::{Site, has_site, plan};
-use crate::quantizer::{Buffers, Dequantize, Float16, QuantizedWeight, Quantizer, WeightView, channels};
+use crate::quantizer::{Buffers, QuantizedWeight, Quantizer, WeightView, channels};
 use crate::weight::distortion::{self, Distortion};
 
 /// A quantized model, and what was done to it.
@@ -172,12 +172,7 @@ impl<'a> Job<'a> {
     /// The weight of a site in its new form.
     fn run(&self, index: usize, buffers: &mut Buffers) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
-        let quantizer: &dyn Quantizer = match (site.outcome, &site.quantizer) {
-            (Outcome::Kept(_), _) => return Ok(site.params.clone()),
-            (Outcome::Converted, Some(quantizer)) => quantizer.as_ref(),
-            _ if site.after == StoredForm::Float16 => &Float16,
-            _ => &Dequantize,
-        };
+        let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
         let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
         let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
         if let Some(distortion) = distortion {

@@ -1,6 +1,7 @@
 //! What becomes of each weight, decided before anything is computed.
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Place, WeightError};
@@ -8,11 +9,14 @@ use crate::format::form::StoredForm;
 use crate::format::layer_type;
 use crate::format::proto::{Model, NeuralNetworkLayer, WeightParams};
 use crate::network::layers::{self, Rule, Shape};
+use crate::network::uses::{Uses, ValueUse};
 use crate::network::walk::{self, At};
 use crate::quantize::config::QuantConfig;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::WeightInfo;
-use crate::quantizer::Quantizer;
+use crate::quantize::view;
+use crate::quantizer::{Buffers, Dequantize, Float16, Quantizer, WeightView};
+use crate::weight::distortion::{self, Distortion};
 
 /// One weight of a model and what becomes of it. Sites are in the order of [`walk::each_layer`] and
 /// [`layers::weights`].
@@ -27,6 +31,18 @@ pub(crate) struct Site<'m> {
     pub outcome: Outcome,
     /// What converts it; `None` unless it was chosen to be converted.
     pub quantizer: Option<Arc<dyn Quantizer>>,
+}
+
+impl Site<'_> {
+    /// What converts the weight; `None` if it stays.
+    pub(crate) fn converter(&self) -> Option<&dyn Quantizer> {
+        match (self.outcome, &self.quantizer) {
+            (Outcome::Kept(_), _) => None,
+            (Outcome::Converted, Some(quantizer)) => Some(quantizer.as_ref()),
+            _ if self.after == StoredForm::Float16 => Some(&Float16),
+            _ => Some(&Dequantize),
+        }
+    }
 }
 
 /// Whether a weight has a site: it is stored, or Core ML needs it. What only its layer understands counts if it is stored
@@ -52,12 +68,15 @@ pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> b
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
-    walk::each_layer(model, &mut |at, layer| {
-        if failure.is_none()
-            && let Err(error) = plan_layer(at, layer, config, &mut sites)
-        {
-            failure = Some(error);
-        }
+    walk::each_model(model, walk::ROOT, &mut |path, model| {
+        let uses = walk::network(model).map(|(layers, _)| Uses::of(layers)).unwrap_or_default();
+        walk::each_own_layer(model, path, &mut |at, layer| {
+            if failure.is_none()
+                && let Err(error) = plan_layer(at, layer, &uses, config, &mut sites)
+            {
+                failure = Some(error);
+            }
+        });
     });
     if let Some(error) = failure {
         return Err(error);
@@ -69,6 +88,7 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 fn plan_layer<'m>(
     at: At<'_>,
     layer: &'m NeuralNetworkLayer,
+    uses: &Uses<'_>,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
@@ -114,6 +134,9 @@ fn plan_layer<'m>(
     }
     if selected {
         agree(&mut sites[first..]);
+    }
+    if let Some(used_as) = uses.of_stored(layer) {
+        stay_exact(&mut sites[first..], used_as);
     }
     Ok(())
 }
@@ -192,6 +215,47 @@ fn agree(sites: &mut [Site<'_>]) {
         site.after = to;
         site.outcome = if site.before == to { Outcome::Kept(Reason::AlreadyStored) } else { Outcome::MovedAlong };
     }
+}
+
+/// Keeps the weights of a layer whose values are used as something that must be exact, unless each has exactly the same
+/// values in its new form: in the few that a table holds, or where float16 holds them.
+fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse) {
+    if sites.iter().all(|site| site.converter().is_none_or(|quantizer| is_exact(site, quantizer))) {
+        return;
+    }
+    for site in sites.iter_mut().filter(|site| site.converter().is_some()) {
+        site.after = site.before;
+        site.outcome = Outcome::Kept(Reason::MustBeExact { used_as });
+    }
+    // What is left of a mix of float types becomes float32.
+    agree(sites);
+}
+
+/// Whether a new form of a weight has the very same values. What cannot be quantized at all has not.
+fn is_exact(site: &Site<'_>, quantizer: &dyn Quantizer) -> bool {
+    let mut buffers = Buffers::new();
+    let weight = view(site, &mut buffers);
+    if !can_be_exact(&weight, site.after) {
+        return false;
+    }
+    let quantized = quantizer.quantize(weight.clone(), &mut buffers);
+    quantized.is_ok_and(|quantized| distortion::distortion(&weight, &quantized) == Distortion::NONE)
+}
+
+/// Whether a form has enough codes for the values of a weight, which must be finite: spares most of the work.
+fn can_be_exact(weight: &WeightView<'_>, form: StoredForm) -> bool {
+    let codes = match form {
+        StoredForm::Float32 | StoredForm::Float16 => usize::MAX,
+        StoredForm::Linear { nbits, scales, .. } => nbits.levels().saturating_mul(scales),
+        StoredForm::LookupTable { nbits } => nbits.levels(),
+        StoredForm::Int8 => 1 << 8,
+    };
+    let mut distinct = HashSet::new();
+    weight.iter().all(|value| {
+        // Both zeros are one value.
+        let bits = (value + 0.0).to_bits();
+        value.is_finite() && (codes == usize::MAX || !distinct.insert(bits) || distinct.len() <= codes)
+    })
 }
 
 fn is_checked(site: &Site<'_>) -> bool {
