@@ -41,18 +41,18 @@ pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
-pub use model::{DecodeOptions, Model};
+pub use model::{DecodeOptions, Model, SaveOptions};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use quantize::save::SaveOptions;
 pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric,
-    QuantizedWeight, Quantizer, WeightView,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, QuantizeContext,
+    Quantizer,
 };
 pub use weight::distortion::Distortion;
+pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -8,8 +8,8 @@ use crate::format::proto::loss_layer::LossLayerType;
 use crate::format::proto::model::Type;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::{Model, NetworkUpdateParameters, NeuralNetworkLayer};
-use crate::network::layers::{self, inner_networks};
-use crate::network::walk;
+use crate::model::walk::{self, inner_networks};
+use crate::network::layers;
 
 /// What is known of one blob.
 #[derive(Clone, Copy, Debug, Default)]

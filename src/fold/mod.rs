@@ -31,8 +31,8 @@ use crate::format::layer_type;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::{self, NeuralNetworkLayer, WeightParams};
 use crate::model::Model;
+use crate::model::walk;
 use crate::network::layers;
-use crate::network::walk;
 
 use affine::Affine;
 use blobs::Blobs;
@@ -131,7 +131,7 @@ impl Folder<'_> {
         let mut writers: HashMap<String, usize> = HashMap::new();
         for mut layer in layers.drain(..) {
             let name: Arc<str> = layer.name.as_str().into();
-            for (field, inner) in layers::inner_networks_mut(&mut layer) {
+            for (field, inner) in walk::inner_networks_mut(&mut layer) {
                 self.fold_network(&walk::inner_path(path, &name, field).into(), &mut inner.layers);
             }
             self.step += 1;

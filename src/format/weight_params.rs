@@ -13,10 +13,8 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 
-use crate::format::form::{Nbits, StoredForm};
-use crate::format::proto::quantization_params::QuantizationType;
-use crate::format::proto::{LinearQuantizationParams, LookUpTableQuantizationParams, QuantizationParams};
-use crate::quantizer::Buffers;
+use crate::format::form::StoredForm;
+use crate::format::proto::QuantizationParams;
 
 /// The field numbers of `WeightParams`.
 mod tag {
@@ -212,45 +210,15 @@ impl WeightParams {
         }
     }
 
-    /// Encoded length of a weight of `units` values in a form, before there is one.
-    pub(crate) fn encoded_len_of(form: StoredForm, units: usize, is_updatable: bool) -> usize {
-        let payload = match form {
+    /// Encoded length of the payload of `units` values in a form.
+    pub(crate) fn encoded_payload_len(form: StoredForm, units: usize) -> usize {
+        match form {
             StoredForm::Float32 => Self::payload_len(tag::FLOAT_VALUE, units * FLOAT_BYTES),
             StoredForm::Float16 => Self::payload_len(tag::FLOAT16_VALUE, units * 2),
             StoredForm::Linear { nbits, .. } | StoredForm::LookupTable { nbits } => {
                 Self::payload_len(tag::RAW_VALUE, nbits.packed_len(units))
             }
             StoredForm::Int8 => Self::payload_len(tag::INT8_RAW_VALUE, units),
-        };
-        // The length does not depend on the values, so zeros will do.
-        let linear = |nbits: Nbits, scales, biases| {
-            let linear = LinearQuantizationParams { scale: vec![0.0; scales], bias: vec![0.0; biases] };
-            QuantizationParams {
-                number_of_bits: nbits.get().into(),
-                quantization_type: Some(QuantizationType::LinearQuantization(linear)),
-            }
-        };
-        let quantization = match form {
-            StoredForm::Float32 | StoredForm::Float16 => None,
-            StoredForm::Linear { nbits, scales, biases } => Some(linear(nbits, scales, biases)),
-            StoredForm::Int8 => Some(linear(Nbits::EIGHT, 1, 0)),
-            StoredForm::LookupTable { nbits } => {
-                let table = LookUpTableQuantizationParams { float_value: vec![0.0; nbits.levels()] };
-                Some(QuantizationParams {
-                    number_of_bits: nbits.get().into(),
-                    quantization_type: Some(QuantizationType::LookupTableQuantization(table)),
-                })
-            }
-        };
-        payload + Self { quantization, is_updatable, ..Self::default() }.tail_len()
-    }
-
-    /// Gives the memory of a payload back that nobody shares.
-    pub(crate) fn recycle(self, buffers: &mut Buffers) {
-        for payload in [self.float16_value, self.raw_value, self.int8_raw_value, self.float_value.into_bytes()] {
-            if !payload.is_empty() && payload.is_unique() {
-                buffers.give_back(payload.into());
-            }
         }
     }
 
@@ -338,7 +306,8 @@ impl FloatValues {
         self.0.as_slice()
     }
 
-    fn into_bytes(self) -> Bytes {
+    /// The little-endian bytes, shared or the values' own.
+    pub(crate) fn into_bytes(self) -> Bytes {
         match self.0 {
             Storage::Shared(bytes) => bytes,
             Storage::Owned(bytes) => bytes.into(),

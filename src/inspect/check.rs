@@ -7,12 +7,11 @@ use thiserror::Error;
 
 use crate::error::{Place, WeightError};
 use crate::format::form::{Nbits, StoredForm};
-use crate::format::layer_type;
 use crate::format::proto::{self, NeuralNetworkLayer, WeightParams};
-use crate::model::Model;
-use crate::network::layers::{self, Agreement, Rule, Shape, Weight};
-use crate::network::walk::{self, At};
-use crate::quantize::sites::has_site;
+use crate::model::{Model, walk};
+use crate::network::rules::{self, Disagreement, Member, Refusal, Rule};
+use crate::network::shape::Shape;
+use crate::network::weights::{self, LayerWeights};
 
 /// Holds the weights of a model, whoever wrote it, against Core ML's rules: the forms they are stored in, what each layer
 /// takes, what has to agree, updatable layers, int8 activations, and the specificationVersion of every level.
@@ -56,7 +55,7 @@ use crate::quantize::sites::has_site;
 /// ```
 pub fn check(model: &Model) -> Vec<Finding> {
     let mut findings = Vec::new();
-    check_model(model.proto(), walk::ROOT, &mut findings);
+    check_model(model.proto(), walk::ROOT, &mut 0, &mut findings);
     findings
 }
 
@@ -188,13 +187,15 @@ pub enum Violation {
     },
 }
 
-/// Returns the specificationVersion that the model needs.
-fn check_model(model: &proto::Model, path: &str, findings: &mut Vec<Finding>) -> i32 {
+/// Returns the specificationVersion that the model needs. `index` is that of the model's first layer.
+fn check_model(model: &proto::Model, path: &str, index: &mut usize, findings: &mut Vec<Finding>) -> i32 {
     let first = findings.len();
     let mut needed = 0;
-    walk::each_own_layer(model, path, &mut |at, layer| needed = needed.max(check_layer(at, layer, findings)));
+    walk::each_own_layer(model, path, index, &mut |at, layer| {
+        needed = needed.max(check_layer(&weights::of(at, layer), findings));
+    });
     for (path, member) in walk::members(model, path) {
-        needed = needed.max(check_model(member, &path, findings));
+        needed = needed.max(check_model(member, &path, index, findings));
     }
     let found = model.specification_version;
     if found < needed {
@@ -204,19 +205,12 @@ fn check_model(model: &proto::Model, path: &str, findings: &mut Vec<Finding>) ->
     needed
 }
 
-/// A weight whose form is known.
-struct Stored {
-    field: String,
-    is_matrix: bool,
-    form: StoredForm,
-}
-
 /// Returns the specificationVersion that the layer needs.
-fn check_layer(at: At<'_>, layer: &NeuralNetworkLayer, findings: &mut Vec<Finding>) -> i32 {
-    let Some(layer_type) = layer_type(layer) else { return 0 };
-    let int8 = layers::int8_dynamic(layer).filter(|int8| int8.enabled);
+fn check_layer(weights: &LayerWeights<'_, '_>, findings: &mut Vec<Finding>) -> i32 {
+    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return 0 };
+    let int8 = rules::int8_dynamic(layer).filter(|int8| int8.enabled);
     let mut of_layer = Vec::new();
-    if layer.is_updatable && !layers::can_be_updatable(layer) {
+    if layer.is_updatable && !rules::can_be_updatable(layer) {
         of_layer.push(Violation::NotUpdatable);
     }
     if let Some(int8) = int8 {
@@ -229,71 +223,54 @@ fn check_layer(at: At<'_>, layer: &NeuralNetworkLayer, findings: &mut Vec<Findin
     }
 
     let mut of_weights = Vec::new();
-    let mut all_stored = Vec::new();
-    for weight in layers::weights(layer).into_iter().filter(has_site) {
-        let place = || Place {
-            network: Arc::clone(at.network),
-            layer: layer.name.as_str().into(),
-            layer_type,
-            field: weight.field.clone(),
-        };
+    let mut stored = Vec::new();
+    for weight in &weights.weights {
         let mut found = Vec::new();
-        match stored_form(&weight) {
+        match weight.stored() {
             Ok((params, shape, form)) => {
-                check_weight(layer, &weight, int8.is_some(), params, shape, form, &mut found);
-                let field = weight.field.clone().into_owned();
-                all_stored.push(Stored { field, is_matrix: shape.dims.len() > 1, form });
+                check_weight(layer, weight.rule, int8.is_some(), params, shape, form, &mut found);
+                stored.push((&*weight.field, Member::new(form, shape)));
             }
             Err(error) => found.push(error.into()),
         }
-        of_weights.extend(found.into_iter().map(|violation| Finding { subject: Subject::Weight(place()), violation }));
+        let subject = || Subject::Weight(weights.place(weight));
+        of_weights.extend(found.into_iter().map(|violation| Finding { subject: subject(), violation }));
     }
-    of_layer.extend(disagreement(layers::agreement(layer), &all_stored));
+    of_layer.extend(disagreement(layer, &stored));
 
     findings.extend(of_layer.into_iter().map(|violation| {
         let (network, layer) = (Arc::clone(at.network), layer.name.as_str().into());
         Finding { subject: Subject::Layer { network, layer, layer_type }, violation }
     }));
     findings.append(&mut of_weights);
-    let versions = all_stored.iter().map(|stored| stored.form.specification_version());
+    let versions = stored.iter().map(|(_, member)| member.form.specification_version());
     versions.chain(int8.map(|_| StoredForm::Int8.specification_version())).max().unwrap_or(0)
-}
-
-fn stored_form<'a>(
-    weight: &'a Weight<&'a WeightParams>,
-) -> Result<(&'a WeightParams, &'a Shape, StoredForm), WeightError> {
-    let shape = weight.shape.as_ref().map_err(|error| WeightError::from(error.clone()))?;
-    let params = weight.params.ok_or(WeightError::Missing { expected: shape.units })?;
-    Ok((params, shape, StoredForm::of(params, shape)?))
 }
 
 /// The rules about one weight whose form is valid in itself.
 fn check_weight(
     layer: &NeuralNetworkLayer,
-    weight: &Weight<&WeightParams>,
+    rule: Rule,
     int8: bool,
     params: &WeightParams,
     shape: &Shape,
     found: StoredForm,
     violations: &mut Vec<Violation>,
 ) {
-    let rule = weight.rule;
     if rule == Rule::LeaveAlone {
         return;
     }
     if let StoredForm::Linear { nbits, .. } | StoredForm::LookupTable { nbits } = found {
         violations.extend(padding(&params.raw_value, nbits, shape.units));
     }
-    if rule == Rule::Float32Only && found != StoredForm::Float32 {
-        violations.push(Violation::Form { found, allowed: "float32" });
-    } else if rule == Rule::FloatOnly && found.is_quantized() {
-        violations.push(Violation::Form { found, allowed: "float32 or float16" });
-    } else if rule == Rule::AnyOrInt8 && int8 {
-        if found != StoredForm::Int8 {
-            violations.push(Violation::Int8Expected { found });
+    match rule.permits(found) {
+        Err(Refusal::Float32Only) => violations.push(Violation::Form { found, allowed: "float32" }),
+        Err(Refusal::FloatOnly) => violations.push(Violation::Form { found, allowed: "float32 or float16" }),
+        _ if rule == Rule::AnyOrInt8 && int8 => {
+            violations.extend((found != StoredForm::Int8).then_some(Violation::Int8Expected { found }));
         }
-    } else if found == StoredForm::Int8 {
-        violations.push(Violation::Int8Unexpected);
+        _ if found == StoredForm::Int8 => violations.push(Violation::Int8Unexpected),
+        _ => {}
     }
     if layer.is_updatable {
         if found.is_quantized() {
@@ -315,26 +292,18 @@ fn padding(packed: &[u8], nbits: Nbits, units: usize) -> Option<Violation> {
 }
 
 /// Two weights of a layer that do not go together.
-fn disagreement(agreement: Agreement, stored: &[Stored]) -> Option<Violation> {
-    let matrix_is_quantized = || stored.iter().any(|stored| stored.is_matrix && stored.form.is_quantized());
-    match agreement {
-        Agreement::Free => None,
-        Agreement::FloatsUnlessMatrixQuantized if matrix_is_quantized() => None,
-        Agreement::Floats | Agreement::FloatsUnlessMatrixQuantized => {
-            let field_of = |form| stored.iter().find(|stored| stored.form == form).map(|stored| stored.field.clone());
-            let (float16, float32) = (field_of(StoredForm::Float16)?, field_of(StoredForm::Float32)?);
-            Some(Violation::MixedFloats { float16, float32 })
+fn disagreement(layer: &NeuralNetworkLayer, stored: &[(&str, Member)]) -> Option<Violation> {
+    let members: Vec<Member> = stored.iter().map(|(_, member)| *member).collect();
+    let field = |index: usize| stored[index].0.to_owned();
+    Some(match rules::disagreement(layer, &members)? {
+        Disagreement::Floats { float16, float32 } => {
+            Violation::MixedFloats { float16: field(float16), float32: field(float32) }
         }
-        Agreement::Kind => {
-            let kind = |form: StoredForm| if form.is_quantized() { None } else { Some(form) };
-            let first = stored.first()?;
-            let second = stored.iter().find(|stored| kind(stored.form) != kind(first.form))?;
-            Some(Violation::MixedForms {
-                first: first.field.clone(),
-                first_form: first.form,
-                second: second.field.clone(),
-                second_form: second.form,
-            })
-        }
-    }
+        Disagreement::Forms(first, second) => Violation::MixedForms {
+            first: field(first),
+            first_form: members[first].form,
+            second: field(second),
+            second_form: members[second].form,
+        },
+    })
 }

@@ -9,8 +9,7 @@ use crate::quantize::config::QuantConfig;
 use crate::quantize::report::{Outcome, Reason, Report, WeightReport};
 use crate::quantize::selector::WeightInfo;
 use crate::quantize::sites::{Site, plan};
-use crate::quantize::view;
-use crate::quantizer::Buffers;
+use crate::weight::Buffers;
 use crate::weight::distortion::{self, Distortion};
 
 /// Compares the weights of two models of the same network, in whatever forms they are stored.
@@ -35,16 +34,17 @@ pub fn compare(original: &Model, other: &Model) -> Result<Report, Error> {
     }
     let weights = ours.par_iter().zip(&theirs).map(|(ours, theirs)| {
         let identical = ours.params == theirs.params;
-        WeightReport {
+        let distortion = if identical { Distortion::NONE } else { distortion(ours, theirs)? };
+        Ok(WeightReport {
             place: ours.place.clone(),
             shape: ours.shape.dims.clone(),
             before: ours.before,
             after: theirs.before,
             outcome: if identical { Outcome::Kept(Reason::Identical) } else { Outcome::Converted },
-            distortion: Some(if identical { Distortion::NONE } else { distortion(ours, theirs) }),
-        }
+            distortion: Some(distortion),
+        })
     });
-    Ok(Report { folds: FoldReport::default(), weights: weights.collect() })
+    Ok(Report { folds: FoldReport::default(), weights: weights.collect::<Result<_, Error>>()? })
 }
 
 /// The weights of a model, none of which is to be changed.
@@ -53,10 +53,12 @@ fn sites(model: &Model) -> Result<Vec<Site<'_>>, Error> {
     plan(model.proto(), &QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false))
 }
 
-fn distortion(ours: &Site<'_>, theirs: &Site<'_>) -> Distortion {
-    let mut buffers = Buffers::new();
-    let (ours, theirs) = (view(ours, &mut buffers), view(theirs, &mut buffers));
-    distortion::between(ours.as_le_bytes(), theirs.as_le_bytes())
+fn distortion(ours: &Site<'_>, theirs: &Site<'_>) -> Result<Distortion, Error> {
+    let mut buffers = Buffers::default();
+    let fail = |site: &Site<'_>, source| Error::Weight { place: Box::new(site.place.clone()), source };
+    let our_values = ours.view(&mut buffers).map_err(|source| fail(ours, source))?;
+    let their_values = theirs.view(&mut buffers).map_err(|source| fail(theirs, source))?;
+    Ok(distortion::between(our_values.as_le_bytes(), their_values.as_le_bytes()))
 }
 
 fn describe(weight: Option<(Place, Vec<usize>)>) -> String {

@@ -5,12 +5,9 @@ use std::sync::Arc;
 
 use crate::error::WeightError;
 use crate::format::form::StoredForm;
-use crate::format::layer_type;
 use crate::format::proto::{NeuralNetworkLayer, WeightParams};
 use crate::model::Model;
-use crate::network::layers;
-use crate::network::walk;
-use crate::quantize::sites::has_site;
+use crate::network::weights;
 
 /// A layer of one of a model's networks.
 #[derive(Debug)]
@@ -44,20 +41,17 @@ impl Model {
     /// Every layer of every network: through pipelines, branches and loops, in the model's order.
     pub fn layers(&self) -> Vec<LayerSurvey<'_>> {
         let mut found = Vec::new();
-        walk::each_layer(self.proto(), &mut |at, layer| {
-            let weights = layers::weights(layer).into_iter().filter(has_site).map(|weight| WeightSurvey {
+        weights::each(self.proto(), &mut |layer| {
+            let weights = layer.weights.into_iter().map(|weight| WeightSurvey {
+                stored: weight.stored().map(|(_, _, form)| form),
+                shape: weight.shape.map(|shape| shape.dims).unwrap_or_default(),
                 field: weight.field,
                 params: weight.params,
-                shape: weight.shape.as_ref().map(|shape| shape.dims.clone()).unwrap_or_default(),
-                stored: weight.shape.map_err(WeightError::from).and_then(|shape| match weight.params {
-                    Some(params) => StoredForm::of(params, &shape),
-                    None => Err(WeightError::Missing { expected: shape.units }),
-                }),
             });
             found.push(LayerSurvey {
-                network: Arc::clone(at.network),
-                layer,
-                layer_type: layer_type(layer),
+                network: Arc::clone(layer.at.network),
+                layer: layer.layer,
+                layer_type: layer.layer_type,
                 weights: weights.collect(),
             });
         });

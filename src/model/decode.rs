@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::walk;
 use crate::error::NotAModel;
 use crate::format::proto;
 use crate::format::scan;
-use crate::network::walk;
 
 /// The newest specificationVersion whose fields are all known.
 pub(crate) const NEWEST_VERSION: i32 = 10;

@@ -1,8 +1,11 @@
 //! A Core ML model: read, looked at, written.
 
 mod decode;
+pub(crate) mod walk;
+pub(crate) mod write;
 
 pub use decode::DecodeOptions;
+pub use write::SaveOptions;
 
 use std::fmt;
 use std::fs::File;
@@ -14,8 +17,6 @@ use prost::Message;
 
 use crate::error::{Error, NotAModel};
 use crate::format::{self, proto};
-use crate::network::walk;
-use crate::quantize::save::{self, SaveOptions};
 
 /// A Core ML model.
 ///
@@ -125,7 +126,7 @@ impl Model {
     ///
     /// [`Error::Io`] if it cannot be written.
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<(), Error> {
-        save::save(&self.proto, path.as_ref(), options)
+        write::save(&self.proto, path.as_ref(), options)
     }
 
     /// The model's type, under its name in the format: `neuralNetworkClassifier`, `pipeline`, `mlProgram`.

@@ -4,20 +4,17 @@
 //! compile until someone has decided what its weights are. Where a field lies in the generated types comes from the
 //! schema itself, and is joined by the field's name; a test holds the table against the schema: every field of type
 //! `WeightParams` is listed.
-//!
-//! A rule about several weights of a layer, or about a layer as a whole, has a function of its own beside the table.
 
 pub(crate) mod fold;
 
 use std::borrow::Cow;
 
+use super::rules::Rule;
+use super::shape::{Shape, as_stored, by_rows, constant, convolution, convolution3d, normalized, size, vector};
 use crate::error::ShapeError;
 use crate::format::proto::activation_params::NonlinearityType;
 use crate::format::proto::neural_network_layer::Layer;
-use crate::format::proto::{
-    BatchedMatMulLayerParams, Convolution3DLayerParams, ConvolutionLayerParams, InnerProductLayerParams, NeuralNetwork,
-    NeuralNetworkLayer, WeightParams,
-};
+use crate::format::proto::{NeuralNetworkLayer, WeightParams};
 use crate::format::{slots, slots_mut};
 
 /// One weight of a layer.
@@ -33,171 +30,6 @@ pub(crate) struct Weight<P> {
     pub optional: bool,
     /// The stored weight, if the field is set.
     pub params: Option<P>,
-}
-
-/// What may be stored in a weight's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rule {
-    /// float32, float16 or 1 to 8 bits.
-    Any,
-    /// As `Any`, and 8 bits for dynamically quantized activations.
-    AnyOrInt8,
-    /// float32 or float16.
-    FloatOnly,
-    /// float32; Core ML rejects everything else.
-    Float32Only,
-    /// The layer's own business: custom layers, and activations, where Core ML checks nothing.
-    LeaveAlone,
-}
-
-/// The shape of a weight, row-major.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shape {
-    /// The dimensions.
-    pub dims: Vec<usize>,
-    /// Their product: the number of values.
-    pub units: usize,
-    /// The axis along which scales may differ; without one there is a single scale.
-    pub channels: Option<ChannelAxis>,
-}
-
-/// The axis of a weight's channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ChannelAxis {
-    /// The dimension's index.
-    pub axis: usize,
-    /// In how many equal slabs of the first dimension the channels are repeated with scales of their own: the groups
-    /// of a grouped deconvolution, 1 elsewhere.
-    pub groups: usize,
-    /// Whether linear modes write a scale for each channel. coremltools writes a single one for constants although
-    /// Core ML reads more, and for a grouped deconvolution a number that Core ML rejects.
-    pub scale_each: bool,
-}
-
-impl Shape {
-    fn new(dims: &[u64]) -> Result<Self, ShapeError> {
-        let mut units = 1_usize;
-        let mut sizes = Vec::with_capacity(dims.len());
-        for &dim in dims {
-            let overflow = || ShapeError::Overflow { shape: dims.to_vec() };
-            let size = usize::try_from(dim).map_err(|_| overflow())?;
-            units = units.checked_mul(size).ok_or_else(overflow)?;
-            sizes.push(size);
-        }
-        // Four bytes a value must be addressable, and a scalar without dimensions is not a weight.
-        if units > isize::MAX as usize / 8 {
-            return Err(ShapeError::Overflow { shape: dims.to_vec() });
-        }
-        Ok(Self { units: if dims.is_empty() { 0 } else { units }, dims: sizes, channels: None })
-    }
-
-    fn along(mut self, axis: usize) -> Self {
-        self.channels = Some(ChannelAxis { axis, groups: 1, scale_each: true });
-        self
-    }
-
-    /// The number of scales that a weight of this shape may have besides 1.
-    pub(crate) fn channel_count(&self) -> usize {
-        self.channels.map_or(1, |channels| self.dims[channels.axis] * channels.groups)
-    }
-
-    /// The axis along which linear modes write a scale each.
-    pub(crate) fn scale_axis(&self) -> Option<usize> {
-        self.channels.filter(|channels| channels.scale_each).map(|channels| channels.axis)
-    }
-}
-
-/// A matrix or tensor whose first axis are the channels.
-fn by_rows(dims: &[u64]) -> Result<Shape, ShapeError> {
-    Ok(Shape::new(dims)?.along(0))
-}
-
-fn vector(len: u64) -> Result<Shape, ShapeError> {
-    Shape::new(&[len])
-}
-
-/// A constant of up to three dimensions (`scale`, `bias`, `loadConstant`): with three, Core ML takes scales along the
-/// first.
-fn constant(dims: &[u64]) -> Result<Shape, ShapeError> {
-    let mut shape = Shape::new(dims)?;
-    if let [channels, _, _] = shape.dims[..]
-        && channels > 1
-    {
-        shape.channels = Some(ChannelAxis { axis: 0, groups: 1, scale_each: false });
-    }
-    Ok(shape)
-}
-
-/// A weight whose shape the layer does not tell: as many values as are stored, or as the bytes of packed codes hold.
-fn as_stored(params: Option<&WeightParams>) -> Result<Shape, ShapeError> {
-    let units = params.map_or(0, |params| {
-        let nbits = params.quantization.as_ref().map_or(0, |quantization| quantization.number_of_bits);
-        let codes = (params.raw_value.len() as u64 * 8).checked_div(nbits).unwrap_or(0);
-        let stored = params.float_value.len().max(params.float16_value.len() / 2).max(params.int8_raw_value.len());
-        codes.max(stored as u64)
-    });
-    vector(units)
-}
-
-fn divide(what: &'static str, value: u64, groups: u64) -> Result<u64, ShapeError> {
-    if value.is_multiple_of(groups) { Ok(value / groups) } else { Err(ShapeError::Groups { what, value, groups }) }
-}
-
-fn convolution(params: &ConvolutionLayerParams) -> Result<Shape, ShapeError> {
-    let (height, width) = match params.kernel_size[..] {
-        [] => (3, 3),
-        [height, width] => (height, width),
-        _ => return Err(ShapeError::KernelSize { len: params.kernel_size.len() }),
-    };
-    let groups = params.n_groups.max(1);
-    if !params.is_deconvolution {
-        return by_rows(&[params.output_channels, params.kernel_channels, height, width]);
-    }
-    let outputs = divide("outputChannels", params.output_channels, groups)?;
-    let mut shape = Shape::new(&[params.kernel_channels, outputs, height, width])?;
-    let slabs = usize::try_from(groups).map_err(|_| ShapeError::Overflow { shape: vec![groups] })?;
-    // Slabs of input channels: where they do not divide, a scale per output channel has no meaning.
-    if params.kernel_channels.is_multiple_of(groups) {
-        shape.channels = Some(ChannelAxis { axis: 1, groups: slabs, scale_each: groups == 1 });
-    }
-    Ok(shape)
-}
-
-/// A size that the format stores as a signed number.
-fn size(what: &'static str, value: impl Into<i64>) -> Result<u64, ShapeError> {
-    let value = value.into();
-    u64::try_from(value).map_err(|_| ShapeError::Negative { what, value })
-}
-
-fn normalized(dims: &[i64]) -> Result<Shape, ShapeError> {
-    let dims: Result<Vec<u64>, _> = dims.iter().map(|&dim| size("normalizedShape", dim)).collect();
-    Shape::new(&dims?)
-}
-
-fn convolution3d(params: &Convolution3DLayerParams) -> Result<Shape, ShapeError> {
-    let groups = size("nGroups", params.n_groups)?.max(1);
-    let outputs = size("outputChannels", params.output_channels)?;
-    let inputs = size("inputChannels", params.input_channels)?;
-    let (first, second) = if params.is_deconvolution {
-        (inputs, divide("outputChannels", outputs, groups)?)
-    } else {
-        (outputs, divide("inputChannels", inputs, groups)?)
-    };
-    let mut shape = Shape::new(&[
-        first,
-        second,
-        size("kernelDepth", params.kernel_depth)?,
-        size("kernelHeight", params.kernel_height)?,
-        size("kernelWidth", params.kernel_width)?,
-    ])?;
-    let slabs = if params.is_deconvolution { groups } else { 1 };
-    if inputs.is_multiple_of(slabs) {
-        let groups = usize::try_from(slabs).map_err(|_| ShapeError::Overflow { shape: vec![slabs] })?;
-        let axis = usize::from(params.is_deconvolution);
-        // Core ML takes no codes here, so there are no scales to write.
-        shape.channels = Some(ChannelAxis { axis, groups, scale_each: false });
-    }
-    Ok(shape)
 }
 
 /// The parts of an LSTM that have matrices and biases.
@@ -577,91 +409,9 @@ fn join<P>(listed: Vec<Listed>, mut slots: Vec<(Cow<'static, str>, Option<P>)>) 
     listed.into_iter().map(weight).collect()
 }
 
-/// The networks inside a layer, with the names of their fields.
-pub(crate) fn inner_networks(layer: &NeuralNetworkLayer) -> Vec<(&'static str, &NeuralNetwork)> {
-    let networks = match &layer.layer {
-        Some(Layer::Branch(p)) => [("ifBranch", p.if_branch.as_ref()), ("elseBranch", p.else_branch.as_ref())],
-        Some(Layer::Loop(p)) => {
-            [("conditionNetwork", p.condition_network.as_ref()), ("bodyNetwork", p.body_network.as_ref())]
-        }
-        _ => return Vec::new(),
-    };
-    networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
-}
-
-/// As [`inner_networks`], to be changed.
-pub(crate) fn inner_networks_mut(layer: &mut NeuralNetworkLayer) -> Vec<(&'static str, &mut NeuralNetwork)> {
-    let networks = match &mut layer.layer {
-        Some(Layer::Branch(p)) => [("ifBranch", p.if_branch.as_mut()), ("elseBranch", p.else_branch.as_mut())],
-        Some(Layer::Loop(p)) => {
-            [("conditionNetwork", p.condition_network.as_mut()), ("bodyNetwork", p.body_network.as_mut())]
-        }
-        _ => return Vec::new(),
-    };
-    networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
-}
-
-/// What the weights of one layer have to have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Agreement {
-    /// Not some in float16 and others in float32. Quantized ones are free.
-    Floats,
-    /// As `Floats`, and free as soon as a matrix is quantized.
-    FloatsUnlessMatrixQuantized,
-    /// All are float32, all float16, or all quantized.
-    Kind,
-    /// Nothing.
-    Free,
-}
-
-/// What the weights of a layer have to have in common.
-pub(crate) fn agreement(layer: &NeuralNetworkLayer) -> Agreement {
-    match &layer.layer {
-        Some(Layer::SimpleRecurrent(_)) => Agreement::FloatsUnlessMatrixQuantized,
-        Some(Layer::Activation(_)) => Agreement::Kind,
-        Some(Layer::Custom(_)) => Agreement::Free,
-        _ => Agreement::Floats,
-    }
-}
-
-/// Whether layers of this type can be trained on the device.
-pub(crate) fn can_be_updatable(layer: &NeuralNetworkLayer) -> bool {
-    matches!(&layer.layer, Some(Layer::Convolution(_) | Layer::InnerProduct(_) | Layer::UniDirectionalLstm(_)))
-}
-
 /// Whether on-device training may change a layer.
 pub(crate) fn is_updatable(layer: &NeuralNetworkLayer) -> bool {
     layer.is_updatable || weights(layer).iter().any(|weight| weight.params.is_some_and(|params| params.is_updatable))
-}
-
-/// Whether a layer quantizes its activations to 8 bits at run time, and whether it has a bias; `None` for layers that
-/// cannot.
-pub(crate) fn int8_dynamic(layer: &NeuralNetworkLayer) -> Option<Int8Dynamic> {
-    match &layer.layer {
-        Some(Layer::InnerProduct(InnerProductLayerParams { int8_dynamic_quantize, has_bias, .. }))
-        | Some(Layer::BatchedMatmul(BatchedMatMulLayerParams { int8_dynamic_quantize, has_bias, .. }))
-            if layer.input.len() <= 1 =>
-        {
-            Some(Int8Dynamic { enabled: *int8_dynamic_quantize, has_bias: *has_bias })
-        }
-        _ => None,
-    }
-}
-
-/// What [`int8_dynamic`] tells.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Int8Dynamic {
-    pub enabled: bool,
-    pub has_bias: bool,
-}
-
-/// Sets whether a layer quantizes its activations to 8 bits at run time.
-pub(crate) fn set_int8_dynamic(layer: &mut NeuralNetworkLayer, enabled: bool) {
-    match &mut layer.layer {
-        Some(Layer::InnerProduct(params)) => params.int8_dynamic_quantize = enabled,
-        Some(Layer::BatchedMatmul(params)) => params.int8_dynamic_quantize = enabled,
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
-//! Neural networks: a walk over their layers, the table of their weights, and that of their inputs.
+//! Neural networks: which weights their layers have, what Core ML allows for each, how they are
+//! stored, and what layers take their inputs for.
 
 pub(crate) mod layers;
+pub(crate) mod params;
+pub(crate) mod rules;
+pub(crate) mod shape;
 pub(crate) mod uses;
-pub(crate) mod walk;
+pub(crate) mod weights;

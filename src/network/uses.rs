@@ -11,15 +11,15 @@
 //! from an `argMax` says nothing about the exactness of what that compared. What a custom layer does with its inputs
 //! nobody knows; they count as data.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 
 use crate::format::proto::activation_params::NonlinearityType;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::reduce_layer_params::ReduceOperation;
 use crate::format::proto::upsample_layer_params::InterpolationMode;
-use crate::format::proto::{NeuralNetworkLayer, ReduceLayerParams};
-use crate::network::layers::inner_networks;
+use crate::format::proto::{Model, NeuralNetworkLayer, ReduceLayerParams};
+use crate::model::walk::{self, inner_networks};
 
 /// What a layer takes values for that must be exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -367,13 +367,38 @@ fn stores_values(layer: &NeuralNetworkLayer) -> bool {
     matches!(layer.layer, Some(LoadConstant(_) | LoadConstantNd(_) | Scale(_) | Bias(_)))
 }
 
-/// Which arrays of a network must be exact.
+/// Which layers of a model store values that must be exact.
 ///
 /// Arrays are told apart by name alone: those of branches and loops belong to the network around them, and one that is
 /// written in several places must be exact in all of them if it must be in one.
 #[derive(Debug, Default)]
-pub(crate) struct Uses<'m> {
-    exact: HashMap<&'m str, ValueUse>,
+pub(crate) struct Uses {
+    /// By the layer's index among all layers of the model.
+    stored: BTreeMap<usize, ValueUse>,
+}
+
+impl Uses {
+    /// Follows the inputs that must be exact back through every network of a model.
+    pub(crate) fn of_model(model: &Model) -> Self {
+        let (mut stored, mut index) = (BTreeMap::new(), 0);
+        walk::each_model(model, walk::ROOT, &mut |path, model| {
+            let exact = walk::network(model).map(|(layers, _)| exact_arrays(layers)).unwrap_or_default();
+            walk::each_own_layer(model, path, &mut index, &mut |at, layer| {
+                let mut uses = layer.output.iter().filter_map(|output| exact.get(output.as_str()));
+                if stores_values(layer)
+                    && let Some(&used_as) = uses.next()
+                {
+                    stored.insert(at.index, used_as);
+                }
+            });
+        });
+        Self { stored }
+    }
+
+    /// What the stored values of the layer with an index must be exact for; `None` if they need not be.
+    pub(crate) fn of_stored(&self, index: usize) -> Option<ValueUse> {
+        self.stored.get(&index).copied()
+    }
 }
 
 /// The way back from an array to those it is made of.
@@ -389,35 +414,24 @@ struct Origins<'m> {
     found: VecDeque<(&'m str, ValueUse)>,
 }
 
-impl<'m> Uses<'m> {
-    /// Follows the inputs that must be exact back through a network. Takes time in the number of layers, inputs and
-    /// outputs.
-    pub(crate) fn of(layers: &'m [NeuralNetworkLayer]) -> Self {
-        let mut origins = Origins::default();
-        origins.collect(layers);
-        let mut exact = HashMap::new();
-        while let Some((name, used_as)) = origins.found.pop_front() {
-            if exact.contains_key(name) {
-                continue;
-            }
-            exact.insert(name, used_as);
-            for &layer in origins.written_by.get(name).into_iter().flatten() {
-                let passed = std::mem::take(&mut origins.passed[layer]);
-                origins.found.extend(passed.into_iter().map(|input| (input, used_as)));
-            }
-            let made_of = origins.made_of.get(name).into_iter().flatten();
-            origins.found.extend(made_of.map(|&input| (input, used_as)));
+/// The arrays of a network that must be exact. Takes time in the number of layers, inputs and outputs.
+fn exact_arrays(layers: &[NeuralNetworkLayer]) -> HashMap<&str, ValueUse> {
+    let mut origins = Origins::default();
+    origins.collect(layers);
+    let mut exact = HashMap::new();
+    while let Some((name, used_as)) = origins.found.pop_front() {
+        if exact.contains_key(name) {
+            continue;
         }
-        Self { exact }
-    }
-
-    /// What the stored values of a layer must be exact for; `None` if they need not be.
-    pub(crate) fn of_stored(&self, layer: &NeuralNetworkLayer) -> Option<ValueUse> {
-        if !stores_values(layer) {
-            return None;
+        exact.insert(name, used_as);
+        for &layer in origins.written_by.get(name).into_iter().flatten() {
+            let passed = std::mem::take(&mut origins.passed[layer]);
+            origins.found.extend(passed.into_iter().map(|input| (input, used_as)));
         }
-        layer.output.iter().find_map(|output| self.exact.get(output.as_str()).copied())
+        let made_of = origins.made_of.get(name).into_iter().flatten();
+        origins.found.extend(made_of.map(|&input| (input, used_as)));
     }
+    exact
 }
 
 impl<'m> Origins<'m> {

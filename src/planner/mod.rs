@@ -10,18 +10,19 @@ use rayon::prelude::*;
 use self::hull::{Bound, Choice, Float, Group};
 use crate::error::{Error, Place};
 use crate::format::form::StoredForm;
-use crate::format::proto::WeightParams;
 use crate::kernels::kmeans::{Clusters, Strategy};
 use crate::model::Model;
+use crate::network::params;
 use crate::quantize::config::{Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
+use crate::quantize::prepare;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantize::sites::{Site, plan};
-use crate::quantize::{prepare, view};
-use crate::quantizer::{Buffers, LinearRange, WeightView};
+use crate::quantizer::{self, LinearRange, QuantizeContext};
 use crate::weight::distortion;
+use crate::weight::{Buffers, WeightView};
 
 /// What a plan is to reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -224,7 +225,7 @@ impl Planner {
         let units = site.shape.units;
         let bytes = match (self.target, method) {
             (Target::Bytes(_), Method::Keep) => site.params.encoded_len(),
-            (Target::Bytes(_), _) => WeightParams::encoded_len_of(form, units, site.params.is_updatable),
+            (Target::Bytes(_), _) => params::encoded_len(form, units, site.params.is_updatable),
             _ => form.byte_len(units),
         };
         let float = match form {
@@ -258,8 +259,8 @@ fn candidates(site: &Site<'_>, allowed: &[(Method, StoredForm)]) -> Vec<Candidat
     if allowed.is_empty() {
         return found;
     }
-    let mut buffers = Buffers::new();
-    let weight = view(site, &mut buffers);
+    let mut context = QuantizeContext::new();
+    let Ok(weight) = site.view(&mut context.buffers) else { return found };
     let mut kmeans = None;
     // From many bits to few: the solutions for more clusters help to find those for fewer.
     for &(method, form) in allowed.iter().rev() {
@@ -268,7 +269,7 @@ fn candidates(site: &Site<'_>, allowed: &[(Method, StoredForm)]) -> Vec<Candidat
                 let curve = kmeans.get_or_insert_with(|| KmeansCurve::new(&weight));
                 curve.as_mut().map(|curve| curve.relative_error(nbits.levels()))
             }
-            _ => measured(&weight, method, &mut buffers),
+            _ => measured(&weight, method, form, &mut context),
         };
         if let Some(relative_error) = relative_error.filter(|error| error.is_finite()) {
             found.push(Candidate { method, form, relative_error });
@@ -278,11 +279,11 @@ fn candidates(site: &Site<'_>, allowed: &[(Method, StoredForm)]) -> Vec<Candidat
 }
 
 /// The error of a method, from doing it.
-fn measured(weight: &WeightView<'_>, method: Method, buffers: &mut Buffers) -> Option<f64> {
-    let (quantized, measured) = method.quantizer()?.quantize_and_measure(weight.clone(), buffers).ok()?;
-    let distortion = measured.unwrap_or_else(|| distortion::distortion(weight, &quantized));
-    quantized.recycle(buffers);
-    Some(distortion.relative_error())
+fn measured(weight: &WeightView<'_>, method: Method, form: StoredForm, context: &mut QuantizeContext) -> Option<f64> {
+    let view = |_: &mut Buffers| Ok(weight.clone());
+    let (payload, measured) = quantizer::run(&method.quantizer()?, view, form, true, context).ok()?;
+    payload.recycle(&mut context.buffers);
+    measured.map(|distortion| distortion.relative_error())
 }
 
 /// The errors of the best tables of a weight: it is sorted once.

@@ -23,8 +23,7 @@ use crate::error::Place;
 use crate::format::layer_type;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::{CustomLayerParams, NeuralNetworkLayer};
-use crate::network::layers::inner_networks;
-use crate::network::walk;
+use crate::model::walk::{self, inner_networks};
 
 /// The number of a blob in a network.
 pub(crate) type BlobId = usize;
@@ -700,6 +699,7 @@ fn leaf(layer: &NeuralNetworkLayer, prepared: Prepare, info: &LayerInfo) -> Resu
                 network: Arc::clone(&info.network),
                 layer: Arc::clone(&info.name),
                 layer_type: info.layer_type,
+                index: info.index,
                 field: error.field,
             }),
             source: error.source,

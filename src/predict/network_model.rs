@@ -17,7 +17,7 @@ use crate::format::proto::model::Type;
 use crate::format::proto::neural_network_classifier::ClassLabels;
 use crate::format::proto::neural_network_preprocessing::Preprocessor;
 use crate::format::proto::{self, NeuralNetworkImageShapeMapping, NeuralNetworkPreprocessing};
-use crate::network::walk;
+use crate::model::walk;
 
 /// What is uncertain about the inputs and outputs of networks.
 pub(crate) const BATCH: &str = "inputs: one axis more than declared is the batch";

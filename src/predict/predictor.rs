@@ -11,9 +11,9 @@ use super::members::Member;
 use super::network::{CustomLayer, Options, Precision};
 use super::network_model::{NetworkModel, note};
 use super::tensor::Tensor;
-use crate::Model;
 use crate::format::proto::{self, model::Type};
-use crate::network::walk;
+use crate::model::Model;
+use crate::model::walk;
 
 /// Stands in for a model that cannot be run: from its inputs to its outputs.
 pub type StandIn = dyn Fn(&Features) -> Result<Features, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use crate::error::WeightError;
-use crate::format::form::StoredForm;
 use crate::format::proto::{NeuralNetworkLayer, WeightParams};
-use crate::network::layers::{self, Shape, Weight};
-use crate::quantize;
-use crate::quantizer::Buffers;
+use crate::network::layers::{self, Weight};
+use crate::network::params;
+use crate::network::shape::Shape;
+use crate::weight::{Buffers, WeightSpec};
 
 /// A weight that cannot be read: which, and why.
 #[derive(Debug)]
@@ -55,10 +55,5 @@ impl<'l> Weights<'l> {
 
 /// The values of a weight: one copy of what is stored as float32, decoded from every other form.
 fn values(params: &WeightParams, shape: &Shape) -> Result<Vec<f32>, WeightError> {
-    let form = StoredForm::of(params, shape)?;
-    if form == StoredForm::Float32 {
-        return Ok(params.float_value.to_vec());
-    }
-    let bytes = quantize::decode(params, shape, form, &mut Buffers::default());
-    Ok(bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+    Ok(params::view(params, shape, WeightSpec::new(&shape.blocks), &mut Buffers::default())?.to_vec())
 }

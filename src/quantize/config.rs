@@ -99,17 +99,11 @@ impl FromStr for Mode {
     type Err = ConfigError;
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
-        Self::all()
-            .iter()
-            .find(|mode| mode.name() == name)
-            .copied()
-            .ok_or_else(|| ConfigError::UnknownMode { found: name.to_owned() })
+        Self::all().iter().find(|mode| mode.name() == name).copied().ok_or_else(|| ConfigError::UnknownMode {
+            found: name.to_owned(),
+            known: Self::all().iter().map(|mode| mode.name()).collect(),
+        })
     }
-}
-
-/// The names of all modes, for messages.
-pub(crate) fn mode_names() -> String {
-    Mode::all().iter().map(|mode| mode.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// How far a job is.

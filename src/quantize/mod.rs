@@ -1,38 +1,33 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 pub(crate) mod config;
+mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
 pub(crate) mod report;
-pub(crate) mod save;
 pub(crate) mod selector;
 pub(crate) mod sites;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use crate::error::{Error, WeightError};
+use self::config::{Progress, QuantConfig};
+use self::report::{Outcome, Report, WeightReport};
+use self::sites::{Site, plan};
+use crate::error::Error;
 use crate::fold::{FoldReport, fold_proto, has_foldable};
-use crate::format::form::{Nbits, StoredForm};
-use crate::format::proto::quantization_params::QuantizationType;
-use crate::format::proto::{
-    self, LinearQuantizationParams, LookUpTableQuantizationParams, QuantizationParams, WeightParams,
-};
-use crate::format::weight_params::{FloatValues, Hole};
-use crate::kernels::Channels;
-use crate::kernels::dequantize::{self, Stored};
-use crate::model::Model;
-use crate::network::layers::{self, ChannelAxis, Shape};
-use crate::network::walk;
-use crate::quantize::config::{Progress, QuantConfig};
-use crate::quantize::report::{Outcome, Report, WeightReport};
-use crate::quantize::save::SaveOptions;
-use crate::quantize::sites::{Site, has_site, plan};
-use crate::quantizer::{Buffers, QuantizedWeight, Quantizer, WeightView, channels};
-use crate::weight::distortion::{self, Distortion};
+use crate::format::form::StoredForm;
+use crate::format::proto::{self, WeightParams};
+use crate::format::weight_params::Hole;
+use crate::model::{Model, SaveOptions, walk, write};
+use crate::network::{layers, params, rules};
+use crate::quantizer::{self, QuantizeContext};
+use crate::weight::Buffers;
+use crate::weight::distortion::Distortion;
 
 /// A quantized model, and what was done to it.
 #[derive(Clone, Debug)]
@@ -57,7 +52,7 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     let results: Vec<Result<WeightParams, Error>> =
-        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut Buffers::new())).collect();
+        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
@@ -85,7 +80,12 @@ pub fn quantize_to_file(
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
     put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
-    save::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| job.run(index, buffers))?;
+    write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
+        let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
+        let params = job.run(index, &mut context);
+        *buffers = context.buffers;
+        params
+    })?;
     let measured = job.measured();
     Ok(report(folds, sites, measured))
 }
@@ -108,22 +108,28 @@ fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
         Outcome::Kept(_) => prost::Message::encoded_len(site.params),
         Outcome::Converted | Outcome::MovedAlong => {
-            WeightParams::encoded_len_of(site.after, site.shape.units, site.params.is_updatable)
+            params::encoded_len(site.after, site.shape.units, site.params.is_updatable)
         }
     }
 }
 
-/// Puts new weights in the place of the old ones, in the order of the sites, and raises the versions of the models
-/// around them.
+/// Puts new weights in the place of the old ones, and raises the versions of the models around them.
 fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoIterator<Item = WeightParams>) {
-    let mut new = sites.iter().zip(params);
+    let mut new: BTreeMap<usize, Vec<(&Site<'_>, WeightParams)>> = BTreeMap::new();
+    for (site, params) in sites.iter().zip(params) {
+        new.entry(site.place.index).or_default().push((site, params));
+    }
+    let mut index = 0;
     walk::change_networks(model, walk::ROOT, &mut |_, model| {
         let mut version = 0;
         let Some((layers, _)) = walk::network_mut(model) else { return version };
-        walk::change_layers(layers, &mut |layer| {
+        walk::change_layers(layers, &mut index, &mut |index, layer| {
+            let Some(mut new) = new.remove(&index) else { return };
             let mut int8_dynamic = None;
-            for weight in layers::weights_mut(layer).into_iter().filter(has_site) {
-                let (Some(place), Some((site, params))) = (weight.params, new.next()) else { continue };
+            for weight in layers::weights_mut(layer) {
+                let found = new.iter().position(|(site, _)| site.place.field == weight.field);
+                let (Some(place), Some(found)) = (weight.params, found) else { continue };
+                let (site, params) = new.swap_remove(found);
                 *place = params;
                 if site.outcome != Outcome::Converted {
                     continue;
@@ -136,7 +142,7 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
                 }
             }
             if let Some(enabled) = int8_dynamic {
-                layers::set_int8_dynamic(layer, enabled);
+                rules::set_int8_dynamic(layer, enabled);
             }
         });
         version
@@ -170,16 +176,18 @@ impl<'a> Job<'a> {
     }
 
     /// The weight of a site in its new form.
-    fn run(&self, index: usize, buffers: &mut Buffers) -> Result<WeightParams, Error> {
+    fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
         let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
         let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
-        let (quantized, distortion) = convert(site, quantizer, self.config.measure, buffers).map_err(fail)?;
+        let view = |buffers: &mut Buffers| site.view(buffers);
+        let (payload, distortion) =
+            quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;
         if let Some(distortion) = distortion {
             // Set once: no site runs twice.
             let _ = self.distortions[index].set(distortion);
         }
-        let params = to_params(quantized, site.params.is_updatable);
+        let params = params::to_params(payload, site.params.is_updatable);
         let units = site.shape.units as u64;
         let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
         let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
@@ -210,123 +218,4 @@ fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distorti
         distortion,
     });
     Report { folds, weights: weights.collect() }
-}
-
-/// A weight as a quantizer sees it.
-pub(crate) fn view<'s>(site: &'s Site<'_>, buffers: &mut Buffers) -> WeightView<'s> {
-    let Site { shape, params, .. } = site;
-    let axis = shape.scale_axis();
-    if site.before == StoredForm::Float32 {
-        WeightView::shared(params.float_value.as_le_bytes(), &shape.dims, axis)
-    } else {
-        WeightView::decoded(decode(params, shape, site.before, buffers), &shape.dims, axis)
-    }
-}
-
-/// How far a new form of a weight is from the values that the weight had.
-fn distortion(site: &Site<'_>, quantized: &QuantizedWeight, buffers: &mut Buffers) -> Distortion {
-    // A decoded weight went into the quantizer; decoding again is cheaper than a copy of every weight.
-    let original = view(site, buffers);
-    let distortion = distortion::distortion(&original, quantized);
-    original.recycle(buffers);
-    distortion
-}
-
-/// A weight in its new form, and how far that is from the values it had if it is to be measured.
-fn convert(
-    site: &Site<'_>,
-    quantizer: &dyn Quantizer,
-    measure: bool,
-    buffers: &mut Buffers,
-) -> Result<(QuantizedWeight, Option<Distortion>), WeightError> {
-    let weight = view(site, buffers);
-    let (quantized, measured) = if measure {
-        quantizer.quantize_and_measure(weight, buffers)?
-    } else {
-        (quantizer.quantize(weight, buffers)?, None)
-    };
-    let returned = quantized.stored_form(site.shape.units)?;
-    if returned != site.after {
-        return Err(WeightError::OtherForm { announced: site.after, returned });
-    }
-    let measured = match measured {
-        None if measure => Some(distortion(site, &quantized, buffers)),
-        measured => measured,
-    };
-    Ok((quantized, measured))
-}
-
-/// The values of a weight as little-endian float32, from any form but that.
-pub(crate) fn decode(params: &WeightParams, shape: &Shape, form: StoredForm, buffers: &mut Buffers) -> Vec<u8> {
-    let mut values = buffers.take(StoredForm::Float32.byte_len(shape.units));
-    let quantization = params.quantization.as_ref().and_then(|params| params.quantization_type.as_ref());
-    match (form, quantization) {
-        (StoredForm::Float16, _) => dequantize::decode(&params.float16_value, Stored::Float16, &mut values),
-        (StoredForm::Linear { nbits, scales, .. }, Some(QuantizationType::LinearQuantization(linear))) => {
-            let axis = shape.channels.filter(|_| scales > 1);
-            let decode = |channels, scale: &[f32], bias: &[f32], values: &mut [u8]| {
-                let stored = Stored::Linear { nbits: nbits.get(), channels, scale, bias };
-                dequantize::decode(&params.raw_value, stored, values);
-            };
-            match axis {
-                Some(axis) if axis.groups > 1 => {
-                    let (rows, scale) = grouped_rows(shape, axis, &linear.scale);
-                    decode(rows, &scale, &grouped_rows(shape, axis, &linear.bias).1, &mut values);
-                }
-                _ => {
-                    decode(channels(&shape.dims, axis.map(|axis| axis.axis)), &linear.scale, &linear.bias, &mut values)
-                }
-            }
-        }
-        (StoredForm::LookupTable { nbits }, Some(QuantizationType::LookupTableQuantization(table))) => {
-            let stored = Stored::Table { nbits: nbits.get(), table: &table.float_value };
-            dequantize::decode(&params.raw_value, stored, &mut values);
-        }
-        (StoredForm::Int8, Some(QuantizationType::LinearQuantization(linear))) => {
-            let scale = linear.scale.first().copied().unwrap_or(1.0);
-            dequantize::decode(&params.int8_raw_value, Stored::Int8 { scale }, &mut values);
-        }
-        _ => {}
-    }
-    values
-}
-
-/// The scales (or biases) of a grouped deconvolution, where each slab of the first dimension has a stretch of its own,
-/// repeated for every row of the two leading dimensions; and those rows as channels.
-fn grouped_rows(shape: &Shape, axis: ChannelAxis, all: &[f32]) -> (Channels, Vec<f32>) {
-    let (inputs, outputs) = (shape.dims[0], shape.dims[axis.axis]);
-    let rows = inputs * outputs;
-    let slab = inputs / axis.groups;
-    let of_row = |row: usize| all.get(row / outputs / slab * outputs + row % outputs).copied();
-    (Channels { outer: 1, count: rows, inner: shape.units / rows }, (0..rows).map_while(of_row).collect())
-}
-
-/// A quantized weight as Core ML stores it.
-fn to_params(quantized: QuantizedWeight, is_updatable: bool) -> WeightParams {
-    let empty = WeightParams { is_updatable, ..WeightParams::default() };
-    match quantized {
-        QuantizedWeight::Float32(bytes) => {
-            WeightParams { float_value: FloatValues::from_le_bytes(bytes.into()).unwrap_or_default(), ..empty }
-        }
-        QuantizedWeight::Float16(bytes) => WeightParams { float16_value: bytes.into(), ..empty },
-        QuantizedWeight::Linear { codes, scale, bias } => {
-            let linear = LinearQuantizationParams { scale, bias };
-            let quantization = quantization(codes.nbits(), QuantizationType::LinearQuantization(linear));
-            WeightParams { raw_value: codes.into_packed().into(), quantization, ..empty }
-        }
-        QuantizedWeight::LookupTable { codes, table } => {
-            let table = LookUpTableQuantizationParams { float_value: table };
-            let quantization = quantization(codes.nbits(), QuantizationType::LookupTableQuantization(table));
-            WeightParams { raw_value: codes.into_packed().into(), quantization, ..empty }
-        }
-        QuantizedWeight::Int8 { values, scale } => {
-            let linear = LinearQuantizationParams { scale: vec![scale], bias: Vec::new() };
-            let quantization = quantization(Nbits::EIGHT, QuantizationType::LinearQuantization(linear));
-            WeightParams { int8_raw_value: values.into(), quantization, ..empty }
-        }
-    }
-}
-
-fn quantization(nbits: Nbits, kind: QuantizationType) -> Option<QuantizationParams> {
-    Some(QuantizationParams { number_of_bits: nbits.get().into(), quantization_type: Some(kind) })
 }

@@ -142,7 +142,7 @@ impl AdvancedSelector {
                 .iter()
                 .find(|known| **known == name)
                 .copied()
-                .ok_or_else(|| ConfigError::UnknownLayerType { found: name.to_owned() })
+                .ok_or_else(|| ConfigError::UnknownLayerType { found: name.to_owned(), known: SKIP_TYPES })
         };
         let skip = skip_layer_types.into_iter().map(known).collect::<Result<_, _>>()?;
         Ok(Self { skip, minimum_conv_kernel_channels: 4, minimum_conv_weight_count: 4096 })

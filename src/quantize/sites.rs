@@ -1,25 +1,25 @@
 //! What becomes of each weight, decided before anything is computed.
 
-use std::borrow::Borrow;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Place, WeightError};
 use crate::format::form::StoredForm;
-use crate::format::layer_type;
-use crate::format::proto::{Model, NeuralNetworkLayer, WeightParams};
-use crate::network::layers::{self, Rule, Shape};
-use crate::network::uses::{Uses, ValueUse};
-use crate::network::walk::{self, At};
-use crate::quantize::config::QuantConfig;
-use crate::quantize::report::{Outcome, Reason};
-use crate::quantize::selector::WeightInfo;
-use crate::quantize::view;
-use crate::quantizer::{Buffers, Dequantize, Float16, Quantizer, WeightView};
-use crate::weight::distortion::{self, Distortion};
+use crate::format::proto::{Model, WeightParams};
+use crate::network::layers;
+use crate::network::params;
+use crate::network::rules::{self, Refusal, Rule};
+use crate::network::shape::Shape;
+use crate::network::uses::Uses;
+use crate::network::weights::{self, LayerWeights};
+use crate::quantizer::{Dequantize, Float16, Quantizer};
+use crate::weight::{Buffers, WeightSpec, WeightView};
 
-/// One weight of a model and what becomes of it. Sites are in the order of [`walk::each_layer`] and
-/// [`layers::weights`].
+use super::config::QuantConfig;
+use super::exact::stay_exact;
+use super::report::{Outcome, Reason};
+use super::selector::WeightInfo;
+
+/// One weight of a model and what becomes of it. Sites are in the order of [`weights::each`].
 #[derive(Debug)]
 pub(crate) struct Site<'m> {
     pub place: Place,
@@ -33,7 +33,17 @@ pub(crate) struct Site<'m> {
     pub quantizer: Option<Arc<dyn Quantizer>>,
 }
 
-impl Site<'_> {
+impl<'m> Site<'m> {
+    /// What a quantizer is told of the weight.
+    pub(crate) fn spec(&self) -> WeightSpec<'_> {
+        WeightSpec::at(&self.shape.blocks, &self.place)
+    }
+
+    /// The weight as a quantizer sees it.
+    pub(crate) fn view(&self, buffers: &mut Buffers) -> Result<WeightView<'_>, WeightError> {
+        params::view(self.params, &self.shape, self.spec(), buffers)
+    }
+
     /// What converts the weight; `None` if it stays.
     pub(crate) fn converter(&self) -> Option<&dyn Quantizer> {
         match (self.outcome, &self.quantizer) {
@@ -41,20 +51,6 @@ impl Site<'_> {
             (Outcome::Converted, Some(quantizer)) => Some(quantizer.as_ref()),
             _ if self.after == StoredForm::Float16 => Some(&Float16),
             _ => Some(&Dequantize),
-        }
-    }
-}
-
-/// Whether a weight has a site: it is stored, or Core ML needs it. What only its layer understands counts if it is stored
-/// as a weight at all.
-pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> bool {
-    let stored = weight.params.as_ref().map(Borrow::borrow).filter(|params| !params.is_empty());
-    match (&weight.shape, stored) {
-        (Ok(shape), Some(params)) if weight.rule == Rule::LeaveAlone => StoredForm::of(params, shape).is_ok(),
-        (_, Some(_)) => true,
-        (shape, None) => {
-            let has_values = shape.as_ref().map_or(true, |shape| shape.units > 0);
-            !weight.optional && has_values && weight.rule != Rule::LeaveAlone
         }
     }
 }
@@ -68,15 +64,13 @@ pub(crate) fn has_site<P: Borrow<WeightParams>>(weight: &layers::Weight<P>) -> b
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
-    walk::each_model(model, walk::ROOT, &mut |path, model| {
-        let uses = walk::network(model).map(|(layers, _)| Uses::of(layers)).unwrap_or_default();
-        walk::each_own_layer(model, path, &mut |at, layer| {
-            if failure.is_none()
-                && let Err(error) = plan_layer(at, layer, &uses, config, &mut sites)
-            {
-                failure = Some(error);
-            }
-        });
+    let uses = Uses::of_model(model);
+    weights::each(model, &mut |layer| {
+        if failure.is_none()
+            && let Err(error) = plan_layer(&layer, &uses, config, &mut sites)
+        {
+            failure = Some(error);
+        }
     });
     if let Some(error) = failure {
         return Err(error);
@@ -86,24 +80,19 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 }
 
 fn plan_layer<'m>(
-    at: At<'_>,
-    layer: &'m NeuralNetworkLayer,
-    uses: &Uses<'_>,
+    weights: &LayerWeights<'_, 'm>,
+    uses: &Uses,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
-    let Some(layer_type) = layer_type(layer) else { return Ok(()) };
+    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
     let updatable = layers::is_updatable(layer);
-    let name: Arc<str> = layer.name.as_str().into();
-    for weight in layers::weights(layer).into_iter().filter(has_site) {
-        let place =
-            Place { network: Arc::clone(at.network), layer: Arc::clone(&name), layer_type, field: weight.field };
+    for weight in &weights.weights {
+        let place = weights.place(weight);
         let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
-        let shape = weight.shape.map_err(|error| fail(error.into()))?;
-        let params = weight.params.ok_or_else(|| fail(WeightError::Missing { expected: shape.units }))?;
-        let before = StoredForm::of(params, &shape).map_err(fail)?;
+        let (params, shape, before) = weight.stored().map_err(fail)?;
         let info = WeightInfo {
             network: at.network,
             inside: at.inside,
@@ -121,8 +110,8 @@ fn plan_layer<'m>(
         selected |= chosen.is_ok();
         let decision = match &chosen {
             Ok(quantizer) => {
-                let target = target(quantizer.as_ref(), &shape).map_err(fail)?;
-                decide(at, layer, config, updatable, weight.rule, before, target, shape.units)
+                let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
+                decide(weights, config, updatable, weight.rule, before, target, shape.units)
             }
             Err(reason) => Err(*reason),
         };
@@ -130,35 +119,32 @@ fn plan_layer<'m>(
             Ok(form) => (form, Outcome::Converted),
             Err(reason) => (before, Outcome::Kept(reason)),
         };
+        let shape = shape.clone();
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
     if selected {
         agree(&mut sites[first..]);
     }
-    if let Some(used_as) = uses.of_stored(layer) {
+    if let Some(used_as) = uses.of_stored(at.index) {
         stay_exact(&mut sites[first..], used_as);
     }
     Ok(())
 }
 
-/// The form the quantizer wants for a shape, if Core ML reads it.
-fn target(quantizer: &dyn Quantizer, shape: &Shape) -> Result<StoredForm, WeightError> {
-    let axis = shape.scale_axis();
-    let form = quantizer.stored_form(&shape.dims, axis);
-    if let StoredForm::Linear { scales, biases, .. } = form {
-        let channels = axis.map_or(1, |axis| shape.dims[axis]);
-        if !(scales == 1 || scales == channels) || !(biases == 0 || biases == scales) {
-            return Err(WeightError::NotAllowed { form });
-        }
+/// The form the quantizer wants for a weight, if Core ML reads it.
+fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredForm, WeightError> {
+    let form = quantizer.stored_form(weight);
+    if let StoredForm::Linear { scales, biases, .. } = form
+        && (!(scales == 1 || scales == weight.blocks.count()) || !(biases == 0 || biases == scales))
+    {
+        return Err(WeightError::NotAllowed { form });
     }
     Ok(form)
 }
 
 /// The form a selected weight gets, or the reason for which it stays.
-#[expect(clippy::too_many_arguments, reason = "the facts that the rules speak of, each used once")]
 fn decide(
-    at: At<'_>,
-    layer: &NeuralNetworkLayer,
+    weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
     updatable: bool,
     rule: Rule,
@@ -169,25 +155,12 @@ fn decide(
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
-    if target != StoredForm::Float32 {
-        if updatable {
-            return Err(Reason::Updatable);
-        }
-        if rule == Rule::Float32Only {
-            return Err(Reason::Float32Only);
-        }
+    if target != StoredForm::Float32 && updatable {
+        return Err(Reason::Updatable);
     }
-    if target.is_quantized() && rule == Rule::FloatOnly {
-        return Err(Reason::FloatOnly);
-    }
+    rule.permits(target)?;
     if target == StoredForm::Int8 {
-        let int8 = layers::int8_dynamic(layer).filter(|_| rule == Rule::AnyOrInt8).ok_or(Reason::NotAMatrix)?;
-        if int8.has_bias {
-            return Err(Reason::LayerHasBias);
-        }
-        if !at.exact_arrays {
-            return Err(Reason::Rank5Mapping);
-        }
+        rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
     }
     if before.is_quantized() && !config.requantize {
         return Err(Reason::AlreadyQuantized);
@@ -199,11 +172,23 @@ fn decide(
     Ok(target)
 }
 
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Float32Only => Self::Float32Only,
+            Refusal::FloatOnly => Self::FloatOnly,
+            Refusal::NotAMatrix => Self::NotAMatrix,
+            Refusal::LayerHasBias => Self::LayerHasBias,
+            Refusal::Rank5Mapping => Self::Rank5Mapping,
+        }
+    }
+}
+
 /// Makes the float weights of one layer agree in their type, as Core ML demands.
 ///
 /// Where some become float16, the others follow. A mix that only the original had (Create ML writes such models)
 /// becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>]) {
+pub(crate) fn agree(sites: &mut [Site<'_>]) {
     let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
     if !(has(StoredForm::Float16) && has(StoredForm::Float32)) {
         return;
@@ -215,47 +200,6 @@ fn agree(sites: &mut [Site<'_>]) {
         site.after = to;
         site.outcome = if site.before == to { Outcome::Kept(Reason::AlreadyStored) } else { Outcome::MovedAlong };
     }
-}
-
-/// Keeps the weights of a layer whose values are used as something that must be exact, unless each has exactly the same
-/// values in its new form: in the few that a table holds, or where float16 holds them.
-fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse) {
-    if sites.iter().all(|site| site.converter().is_none_or(|quantizer| is_exact(site, quantizer))) {
-        return;
-    }
-    for site in sites.iter_mut().filter(|site| site.converter().is_some()) {
-        site.after = site.before;
-        site.outcome = Outcome::Kept(Reason::MustBeExact { used_as });
-    }
-    // What is left of a mix of float types becomes float32.
-    agree(sites);
-}
-
-/// Whether a new form of a weight has the very same values. What cannot be quantized at all has not.
-fn is_exact(site: &Site<'_>, quantizer: &dyn Quantizer) -> bool {
-    let mut buffers = Buffers::new();
-    let weight = view(site, &mut buffers);
-    if !can_be_exact(&weight, site.after) {
-        return false;
-    }
-    let quantized = quantizer.quantize(weight.clone(), &mut buffers);
-    quantized.is_ok_and(|quantized| distortion::distortion(&weight, &quantized) == Distortion::NONE)
-}
-
-/// Whether a form has enough codes for the values of a weight, which must be finite: spares most of the work.
-fn can_be_exact(weight: &WeightView<'_>, form: StoredForm) -> bool {
-    let codes = match form {
-        StoredForm::Float32 | StoredForm::Float16 => usize::MAX,
-        StoredForm::Linear { nbits, scales, .. } => nbits.levels().saturating_mul(scales),
-        StoredForm::LookupTable { nbits } => nbits.levels(),
-        StoredForm::Int8 => 1 << 8,
-    };
-    let mut distinct = HashSet::new();
-    weight.iter().all(|value| {
-        // Both zeros are one value.
-        let bits = (value + 0.0).to_bits();
-        value.is_finite() && (codes == usize::MAX || !distinct.insert(bits) || distinct.len() <= codes)
-    })
 }
 
 fn is_checked(site: &Site<'_>) -> bool {

@@ -5,10 +5,10 @@
 //! weights together cost the sum of `N x |w - w'|^2 / |w|^2`, and their SQNR is `-10 log10(cost / sum of N)`: each
 //! counts by its size, whatever its scale. `w'` is what Core ML decodes, from float32 scales, biases and tables.
 
-use crate::kernels::Channels;
 use crate::kernels::dequantize::Stored;
 use crate::kernels::errors::{self, ErrorSums};
-use crate::quantizer::{QuantizedWeight, WeightView};
+
+use super::{Payload, WeightView};
 
 /// How much storing changed the values of a weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,21 +52,9 @@ pub(crate) fn decibels(relative: f64) -> f64 {
 }
 
 /// How far a form of a weight is from the weight.
-pub(crate) fn distortion(weight: &WeightView<'_>, quantized: &QuantizedWeight) -> Distortion {
-    let values = weight.as_le_bytes();
-    let (payload, stored) = match quantized {
-        QuantizedWeight::Float32(bytes) => (&bytes[..], Stored::Float32),
-        QuantizedWeight::Float16(bytes) => (&bytes[..], Stored::Float16),
-        QuantizedWeight::Linear { codes, scale, bias } => {
-            let channels = if scale.len() > 1 { weight.channels() } else { Channels::per_tensor(weight.len()) };
-            (codes.as_packed(), Stored::Linear { nbits: codes.nbits().get(), channels, scale, bias })
-        }
-        QuantizedWeight::LookupTable { codes, table } => {
-            (codes.as_packed(), Stored::Table { nbits: codes.nbits().get(), table })
-        }
-        QuantizedWeight::Int8 { values, scale } => (&values[..], Stored::Int8 { scale: *scale }),
-    };
-    Distortion::of(errors::sums(values, payload, stored))
+pub(crate) fn distortion(weight: &WeightView<'_>, stored: &Payload) -> Distortion {
+    let (payload, stored) = stored.stored(weight.blocks().layout());
+    Distortion::of(errors::sums(weight.as_le_bytes(), payload, stored))
 }
 
 /// How far float32 values are from others, both little-endian.

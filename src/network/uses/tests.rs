@@ -7,6 +7,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 use super::*;
+use crate::format::proto::model::Type;
 use crate::format::proto::{LoopLayerParams, NeuralNetwork};
 
 /// What the inputs of every layer type mean, one letter each; the last letter stands for all that follow. `d` data,
@@ -113,9 +114,11 @@ fn constant(output: &str) -> NeuralNetworkLayer {
 
 /// What the constants of a network's first layers must be exact for.
 fn uses(layers: &[NeuralNetworkLayer]) -> Vec<(&str, Option<ValueUse>)> {
-    let uses = Uses::of(layers);
-    let constants = layers.iter().filter(|layer| matches!(layer.layer, Some(Layer::LoadConstantNd(_))));
-    constants.map(|layer| (layer.name.as_str(), uses.of_stored(layer))).collect()
+    let network = NeuralNetwork { layers: layers.to_vec(), ..Default::default() };
+    let uses = Uses::of_model(&Model { r#type: Some(Type::NeuralNetwork(network)), ..Default::default() });
+    let constants =
+        layers.iter().enumerate().filter(|(_, layer)| matches!(layer.layer, Some(Layer::LoadConstantNd(_))));
+    constants.map(|(index, layer)| (layer.name.as_str(), uses.of_stored(index))).collect()
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::format::proto::model::Type;
-use crate::format::proto::{Model, NeuralNetworkLayer, NeuralNetworkMultiArrayShapeMapping, Pipeline};
-use crate::network::layers::{inner_networks, inner_networks_mut};
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{Model, NeuralNetwork, NeuralNetworkLayer, NeuralNetworkMultiArrayShapeMapping, Pipeline};
 
 /// Where a layer is.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct At<'a> {
     pub inside: &'a [&'static str],
     /// Whether arrays keep their own shape in the model's network (exact mapping), as int8 activations need.
     pub exact_arrays: bool,
+    /// The layer's index among all layers of the model.
+    pub index: usize,
 }
 
 /// The path of the outermost model.
@@ -90,28 +92,36 @@ pub(crate) fn members<'m>(model: &'m Model, path: &str) -> impl Iterator<Item = 
 
 /// Visits every layer.
 pub(crate) fn each_layer<'m>(model: &'m Model, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
-    each_model(model, ROOT, &mut |path, model| each_own_layer(model, path, visit));
+    let mut index = 0;
+    each_model(model, ROOT, &mut |path, model| each_own_layer(model, path, &mut index, visit));
 }
 
-/// Visits the layers of a model's own network, and of the networks inside that.
-pub(crate) fn each_own_layer<'m>(model: &'m Model, path: &str, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
+/// Visits the layers of a model's own network, and of the networks inside that. `index` is that of the next layer.
+pub(crate) fn each_own_layer<'m>(
+    model: &'m Model,
+    path: &str,
+    index: &mut usize,
+    visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer),
+) {
     if let Some((layers, mapping)) = network(model) {
-        let at = At { network: &path.into(), inside: &[], exact_arrays: is_exact(mapping) };
-        each_layer_in(layers, at, visit);
+        let at = At { network: &path.into(), inside: &[], exact_arrays: is_exact(mapping), index: 0 };
+        each_layer_in(layers, at, index, visit);
     }
 }
 
 fn each_layer_in<'m>(
     layers: &'m [NeuralNetworkLayer],
     at: At<'_>,
+    index: &mut usize,
     visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer),
 ) {
     for layer in layers {
-        visit(at, layer);
+        visit(At { index: *index, ..at }, layer);
+        *index += 1;
         for (field, inner) in inner_networks(layer) {
             let inside = inside(at, layer);
             let network = inner_path(at.network, &layer.name, field).into();
-            each_layer_in(&inner.layers, At { network: &network, inside: &inside, ..at }, visit);
+            each_layer_in(&inner.layers, At { network: &network, inside: &inside, ..at }, index, visit);
         }
     }
 }
@@ -128,12 +138,18 @@ pub(crate) fn change_networks(model: &mut Model, path: &str, change: &mut dyn Fn
     version
 }
 
-/// Visits every layer of a model's own network to change it, in the order of [`each_layer`].
-pub(crate) fn change_layers(layers: &mut [NeuralNetworkLayer], visit: &mut dyn FnMut(&mut NeuralNetworkLayer)) {
+/// Visits every layer of a model's own network to change it, in the order of [`each_layer`]. `index` is that of the next
+/// layer.
+pub(crate) fn change_layers(
+    layers: &mut [NeuralNetworkLayer],
+    index: &mut usize,
+    visit: &mut dyn FnMut(usize, &mut NeuralNetworkLayer),
+) {
     for layer in layers {
-        visit(layer);
+        visit(*index, layer);
+        *index += 1;
         for (_, inner) in inner_networks_mut(layer) {
-            change_layers(&mut inner.layers, visit);
+            change_layers(&mut inner.layers, index, visit);
         }
     }
 }
@@ -145,4 +161,28 @@ fn inside(at: At<'_>, layer: &NeuralNetworkLayer) -> Vec<&'static str> {
 /// Whether arrays keep their own shape (exact mapping).
 pub(crate) fn is_exact(mapping: i32) -> bool {
     mapping == NeuralNetworkMultiArrayShapeMapping::ExactArrayMapping as i32
+}
+
+/// The networks inside a layer, with the names of their fields.
+pub(crate) fn inner_networks(layer: &NeuralNetworkLayer) -> Vec<(&'static str, &NeuralNetwork)> {
+    let networks = match &layer.layer {
+        Some(Layer::Branch(p)) => [("ifBranch", p.if_branch.as_ref()), ("elseBranch", p.else_branch.as_ref())],
+        Some(Layer::Loop(p)) => {
+            [("conditionNetwork", p.condition_network.as_ref()), ("bodyNetwork", p.body_network.as_ref())]
+        }
+        _ => return Vec::new(),
+    };
+    networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
+}
+
+/// As [`inner_networks`], to be changed.
+pub(crate) fn inner_networks_mut(layer: &mut NeuralNetworkLayer) -> Vec<(&'static str, &mut NeuralNetwork)> {
+    let networks = match &mut layer.layer {
+        Some(Layer::Branch(p)) => [("ifBranch", p.if_branch.as_mut()), ("elseBranch", p.else_branch.as_mut())],
+        Some(Layer::Loop(p)) => {
+            [("conditionNetwork", p.condition_network.as_mut()), ("bodyNetwork", p.body_network.as_mut())]
+        }
+        _ => return Vec::new(),
+    };
+    networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
 }

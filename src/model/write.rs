@@ -12,13 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 use rayon::prelude::*;
 
+use super::walk;
 use crate::error::Error;
 use crate::format::proto::{Model, WeightParams};
+use crate::format::slots_mut;
 use crate::format::weight_params::Hole;
-use crate::network::layers;
-use crate::network::walk;
-use crate::quantize::sites::has_site;
-use crate::quantizer::Buffers;
+use crate::weight::Buffers;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,9 +47,8 @@ pub(crate) fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<
     let (mut holes, mut weights) = (Vec::new(), Vec::new());
     walk::change_networks(&mut skeleton, walk::ROOT, &mut |_, model| {
         if let Some((layers, _)) = walk::network_mut(model) {
-            walk::change_layers(layers, &mut |layer| {
-                for params in layers::weights_mut(layer).into_iter().filter(has_site).filter_map(|weight| weight.params)
-                {
+            walk::change_layers(layers, &mut 0, &mut |_, layer| {
+                for params in slots_mut(layer).into_iter().filter_map(|(_, params)| params) {
                     let hole = Arc::new(Hole::new(params.encoded_len()));
                     weights.push(std::mem::replace(params, WeightParams::hole(&hole)));
                     holes.push(hole);
@@ -151,9 +149,13 @@ fn write_pieces(
     let capacity = bytes::BufMut::remaining_mut(&bytes);
     skeleton.encode_raw(&mut bytes);
 
+    // In the order of the file, whatever the order in which they were listed.
+    let mut order: Vec<usize> = (0..holes.len()).collect();
+    order.sort_by_key(|&index| holes[index].offset(capacity));
     let mut pieces: Vec<Piece> = Vec::new();
     let (mut offset, mut done) = (0_u64, 0);
-    for (index, hole) in holes.iter().enumerate() {
+    for index in order {
+        let hole = &holes[index];
         let before = done..hole.offset(capacity);
         done = before.end;
         let len = before.len() + hole.len();
@@ -173,7 +175,7 @@ fn write_pieces(
     let failure = pieces.par_iter().find_map_first(|piece| {
         let lock = || pool.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffers = lock().pop().unwrap_or_default();
-        let result = write_piece(file, &bytes, piece, produce, io, &mut buffers);
+        let result = write_piece(file, &bytes, piece, holes, produce, io, &mut buffers);
         lock().push(buffers);
         result.err()
     });
@@ -184,6 +186,7 @@ fn write_piece(
     file: &File,
     skeleton: &[u8],
     piece: &Piece,
+    holes: &[Arc<Hole>],
     produce: &Produce<'_>,
     io: &(dyn Fn(io::Error) -> Error + Sync),
     buffers: &mut Buffers,
@@ -193,6 +196,11 @@ fn write_piece(
     for (index, before) in &piece.weights {
         gathered.extend_from_slice(&skeleton[before.clone()]);
         let params = produce(*index, buffers)?;
+        let (expected, found) = (holes[*index].len(), params.encoded_len());
+        if found != expected {
+            // What follows would be overwritten, or moved.
+            return Err(Error::EncodedLength { index: *index, expected, found });
+        }
         // Only what fills a piece alone is worth a write of its own.
         let around = if piece.len > PIECE_BYTES { params.encode_around_payload() } else { None };
         match around {
@@ -207,7 +215,7 @@ fn write_piece(
             }
             None => params.encode_raw(&mut gathered),
         }
-        params.recycle(buffers);
+        buffers.recycle(params);
     }
     write_at(file, &gathered, offset).map_err(io)?;
     buffers.give_back(gathered);
