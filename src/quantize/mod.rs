@@ -1,6 +1,7 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 pub(crate) mod config;
+mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
 mod refusal;

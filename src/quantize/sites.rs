@@ -9,11 +9,13 @@ use crate::network::layers;
 use crate::network::params;
 use crate::network::rules::{self, Refusal, Rule};
 use crate::network::shape::Shape;
+use crate::network::uses::Uses;
 use crate::network::weights::{self, LayerWeights};
 use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::QuantConfig;
+use super::exact::stay_exact;
 use super::refusal::{reason, refusal};
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
@@ -74,9 +76,10 @@ impl<'m> Site<'m> {
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
+    let uses = Uses::of_model(model);
     weights::each(model, &mut |layer| {
         if failure.is_none()
-            && let Err(error) = plan_layer(&layer, config, &mut sites)
+            && let Err(error) = plan_layer(&layer, &uses, config, &mut sites)
         {
             failure = Some(error);
         }
@@ -90,6 +93,7 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 
 fn plan_layer<'m>(
     weights: &LayerWeights<'_, 'm>,
+    uses: &Uses,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
@@ -142,6 +146,9 @@ fn plan_layer<'m>(
     }
     if selected {
         agree(sites, fallback);
+    }
+    if let Some(used_as) = uses.of_stored(at.index) {
+        stay_exact(sites, used_as);
     }
     Ok(())
 }
@@ -203,7 +210,7 @@ impl From<Refusal> for Reason {
 ///
 /// Where some become float16, the others follow; with `fallback` only if all can, else none does. A mix that only the
 /// original had (Create ML writes such models) becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>], fallback: bool) {
+pub(crate) fn agree(sites: &mut [Site<'_>], fallback: bool) {
     let mixed = |sites: &[Site<'_>]| {
         let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
         has(StoredForm::Float16) && has(StoredForm::Float32)
