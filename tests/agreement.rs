@@ -195,6 +195,23 @@ fn float16_moves_the_layer_together() {
         let kept = |weight: (&str, StoredForm, Outcome)| weight.2 == Outcome::Kept(Reason::NotSelected);
         assert!(outcomes(&quantized).into_iter().all(kept), "{name}");
     }
+    // A weight that is float16 already counts as one that became it: the other one follows, and none is widened.
+    for (name, selected, others) in [("innerProduct", "weights", "bias"), ("convolution3d", "bias", "weights")] {
+        let layer = kind(name)
+            .layer(&mut |field, units, _| Some(if field == selected { float16(units) } else { float32(units) }));
+        let config = QuantConfig::float16().with_selector(move |weight: &WeightInfo<'_>| weight.field == selected);
+        let quantized = quantize(&model(vec![layer]), &config, name);
+        let mut outcomes = outcomes(&quantized);
+        outcomes.sort_by_key(|(field, ..)| *field == others);
+        assert_eq!(
+            outcomes,
+            [
+                (selected, StoredForm::Float16, Outcome::Kept(Reason::AlreadyStored)),
+                (others, StoredForm::Float16, Outcome::MovedAlong),
+            ],
+            "{name}"
+        );
+    }
     // Quantized weights beside it do not move.
     let layer = kind("innerProduct").layer(&mut |_, units, _| Some(float32(units)));
     let config = QuantConfig::linear(8).unwrap().with_selector(only_weights);

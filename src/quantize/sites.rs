@@ -211,7 +211,9 @@ fn agree(sites: &mut [Site<'_>], fallback: bool) {
     if !mixed(sites) {
         return;
     }
-    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
+    // What was asked for and is so already was asked for all the same.
+    let asked = [Outcome::Converted, Outcome::Kept(Reason::AlreadyStored)];
+    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && asked.contains(&site.outcome);
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
     let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);
