@@ -149,7 +149,7 @@ fn all_refused_weights_are_named_or_kept() {
         let names: Vec<_> = refused.iter().map(|refused| (&*refused.place.layer, &*refused.place.field)).collect();
         assert_eq!(names, [("infinite", "weights"), ("nan", "weights")], "{mode}");
         for refused in &refused {
-            assert!(matches!(refused.source, QuantizeError::NonFinite { index: 7, .. }), "{mode}: {refused:?}");
+            assert!(matches!(refused.cause, QuantizeError::NonFinite { index: 7, .. }), "{mode}: {refused:?}");
         }
         let (kept, report) = quantize(&model, &config.with_fallback(true));
         let stays = Outcome::Kept(Reason::NonFinite { index: 7 });
@@ -173,7 +173,7 @@ fn ranges_beyond_float32_fall_back_too() {
     });
     let model = common::kinds::model(vec![layer]);
     let config = QuantConfig::linear(1).unwrap().with_growth(true);
-    assert!(matches!(refused(&model, &config)[..], [Refused { source: QuantizeError::ScaleRange { channel: 3 }, .. }]));
+    assert!(matches!(refused(&model, &config)[..], [Refused { cause: QuantizeError::ScaleRange { channel: 3 }, .. }]));
     let (_, report) = quantize(&model, &config.with_fallback(true));
     assert_eq!(outcomes(&report), [Outcome::Kept(Reason::BeyondScale { channel: 3 }), Outcome::Converted]);
     // A table holds them.
@@ -279,7 +279,7 @@ fn the_first_failure_ends_the_job() {
         let config = QuantConfig::custom(FailsAt { units, asked: &ASKED });
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         match pool.install(|| quantize_weights(&model, &config)) {
-            Err(Error::Weight { place, source: WeightError::Quantize(QuantizeError::Other(error)) }) => {
+            Err(Error::Weight { place, cause: WeightError::Quantize(QuantizeError::Other(error)) }) => {
                 assert_eq!(&*place.layer, &units.to_string());
                 assert_eq!(error.to_string(), format!("{units} values"));
             }

@@ -135,7 +135,7 @@ pub struct Progress {
 pub struct QuantConfig {
     pub(crate) choice: Choice,
     /// The first rule that selects a weight decides, before `choice`.
-    pub(crate) rules: Vec<(Arc<dyn LayerSelector>, Arc<dyn Quantizer>)>,
+    pub(crate) rules: Vec<Rule>,
     pub(crate) selector: Arc<dyn LayerSelector>,
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
@@ -146,6 +146,9 @@ pub struct QuantConfig {
     pub(crate) fold: bool,
     pub(crate) measure: bool,
 }
+
+/// The weights that are meant, and what converts them; nothing does if they are to stay.
+type Rule = (Arc<dyn LayerSelector>, Option<Arc<dyn Quantizer>>);
 
 /// What converts a weight.
 #[derive(Clone, Debug)]
@@ -305,7 +308,14 @@ impl QuantConfig {
     /// ```
     #[must_use]
     pub fn with_rule(mut self, selector: impl LayerSelector + 'static, quantizer: impl Quantizer + 'static) -> Self {
-        self.rules.push((Arc::new(selector), Arc::new(quantizer)));
+        self.rules.push((Arc::new(selector), Some(Arc::new(quantizer))));
+        self
+    }
+
+    /// Leaves the weights that `selector` selects as they are, unless an earlier [rule](Self::with_rule) selected them.
+    #[must_use]
+    pub fn with_keep(mut self, selector: impl LayerSelector + 'static) -> Self {
+        self.rules.push((Arc::new(selector), None));
         self
     }
 
@@ -383,7 +393,7 @@ impl QuantConfig {
             return Err(Reason::NotSelected);
         }
         if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
-            return Ok(Arc::clone(quantizer));
+            return quantizer.clone().ok_or(Reason::NotSelected);
         }
         match &self.choice {
             Choice::One(quantizer) => Ok(Arc::clone(quantizer)),

@@ -16,10 +16,10 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use self::config::{Progress, QuantConfig};
-use self::refusal::reason;
+use self::refusal::with_all_refused;
 use self::report::{Outcome, Report, WeightReport};
 use self::sites::{Site, plan};
-use crate::error::{Error, Refused, WeightError};
+use crate::error::Error;
 use crate::fold::{FoldReport, fold_proto, has_foldable};
 use crate::format::form::StoredForm;
 use crate::format::proto::{self, WeightParams};
@@ -119,21 +119,6 @@ pub(crate) fn prepare<'m>(
     Ok((Cow::Owned(folded), report))
 }
 
-/// The error of a job: if it is that a weight's values cannot be stored, all such weights.
-fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
-    let first = match &error {
-        Error::Weight { place, source: WeightError::Quantize(source) } if reason(source).is_some() => place,
-        _ => return error,
-    };
-    let of_site = |site: &Site<'_>| {
-        let source = site.refusal(site.converter()?, site.after)?;
-        Some(Refused { place: site.place.clone(), form: site.after, source })
-    };
-    let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
-    // A quantizer of the caller's may refuse a weight for another cause, and another time.
-    if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
-}
-
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
 fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
@@ -210,7 +195,7 @@ impl<'a> Job<'a> {
     fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
         let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
-        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+        let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
         let view = |buffers: &mut Buffers| site.view(buffers);
         let (payload, distortion) =
             quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;

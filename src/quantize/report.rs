@@ -192,15 +192,18 @@ impl Report {
     /// The layers whose weights were measured, the worst first: those with the lowest signal-to-quantization-noise
     /// ratio.
     pub fn worst_layers(&self) -> Vec<LayerDistortion> {
-        let mut layers: BTreeMap<(&str, &str), Vec<&WeightReport>> = BTreeMap::new();
+        let mut layers: BTreeMap<usize, Vec<&WeightReport>> = BTreeMap::new();
         for weight in &self.weights {
-            layers.entry((&weight.place.network, &weight.place.layer)).or_default().push(weight);
+            layers.entry(weight.place.index).or_default().push(weight);
         }
-        let measured = layers.into_iter().filter_map(|((network, layer), weights)| {
+        let measured = layers.into_values().filter_map(|weights| {
+            let place = &weights.first()?.place;
             let relative = relative_error(weights.iter().copied())?;
             Some(LayerDistortion {
-                network: network.to_owned(),
-                layer: layer.to_owned(),
+                network: place.network.to_string(),
+                layer: place.layer.to_string(),
+                layer_type: place.layer_type,
+                index: place.index,
                 values: weights.iter().map(|weight| weight.units() as u64).sum(),
                 sqnr_db: distortion::decibels(relative),
                 max_error: weights
@@ -233,6 +236,10 @@ pub struct LayerDistortion {
     pub network: String,
     /// The layer's name.
     pub layer: String,
+    /// The layer's type, under its name in the format.
+    pub layer_type: &'static str,
+    /// The layer's index among all layers of the model: layers may share a name.
+    pub index: usize,
     /// Number of values of its weights.
     pub values: u64,
     /// The signal-to-quantization-noise ratio in decibels, each weight counted by its number of values.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Place, QuantizeError, WeightError};
+use crate::error::{Error, Place, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
 use crate::network::layers;
@@ -14,7 +14,7 @@ use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::QuantConfig;
-use super::refusal::{reason, refusal};
+use super::refusal::refusal;
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
 
@@ -51,11 +51,6 @@ impl<'m> Site<'m> {
             _ if self.after == StoredForm::Float16 => Some(&Float16),
             _ => Some(&Dequantize),
         }
-    }
-
-    /// Why a form cannot hold the weight's values; `None` if it can.
-    pub(crate) fn refusal(&self, quantizer: &dyn Quantizer, form: StoredForm) -> Option<QuantizeError> {
-        refusal(|buffers| self.view(buffers), quantizer, form)
     }
 
     /// The weight stays as it is, for a reason.
@@ -99,7 +94,7 @@ fn plan_layer<'m>(
     let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
-        let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
+        let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
         let info = WeightInfo {
             network: at.network,
@@ -136,8 +131,8 @@ fn plan_layer<'m>(
     let fallback = instead || config.fallback(layer);
     if fallback {
         for site in sites.iter_mut() {
-            let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
-            if let Some(reason) = refused.as_ref().and_then(reason) {
+            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
+            if let Some((reason, _)) = refused {
                 site.keep(reason);
             }
         }
@@ -223,7 +218,7 @@ fn agree(sites: &mut [Site<'_>], fallback: bool) {
     let asked = [Outcome::Converted, Outcome::Float16Instead, Outcome::Kept(Reason::AlreadyStored)];
     let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && asked.contains(&site.outcome);
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
-    let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
+    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);
     if narrowing && fallback && sites.iter().any(cannot) {
         narrowing = false;
