@@ -140,6 +140,7 @@ pub struct QuantConfig {
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
+    pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
     pub(crate) fold: bool,
@@ -250,6 +251,7 @@ impl QuantConfig {
             progress: None,
             requantize: false,
             allow_growth: false,
+            float16_instead: true,
             fallback: None,
             fold: true,
             measure: true,
@@ -348,6 +350,14 @@ impl QuantConfig {
         self
     }
 
+    /// Whether weights that Core ML takes in floats only (those of `convolution3d` layers) become float16 when fewer bits
+    /// are asked for, where float16 holds them. Default: yes; else they stay as they are.
+    #[must_use]
+    pub fn with_float16_instead(mut self, float16_instead: bool) -> Self {
+        self.float16_instead = float16_instead;
+        self
+    }
+
     /// Whether a weight with values that its new form cannot hold (NaN, the infinities, numbers beyond float16) stays as it
     /// is, with its [`Reason`] in the report, or is an error. Default: a constant (of a `loadConstant` or `loadConstantND`
     /// layer: the mask of an attention, for example) stays, a weight of another layer is an error.
@@ -426,6 +436,7 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
             .field("fold", &self.fold)
             .field("measure", &self.measure)
