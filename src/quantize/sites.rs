@@ -85,7 +85,7 @@ fn plan_layer<'m>(
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
-    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
+    let LayerWeights { at, layer, layer_type: Some(_), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
     let updatable = layers::is_updatable(layer);
@@ -93,15 +93,7 @@ fn plan_layer<'m>(
         let place = weights.place(weight);
         let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
         let (params, shape, before) = weight.stored().map_err(fail)?;
-        let info = WeightInfo {
-            network: at.network,
-            inside: at.inside,
-            layer,
-            layer_name: &layer.name,
-            layer_type,
-            field: &place.field,
-            shape: &shape.dims,
-        };
+        let info = WeightInfo::of(weights, weight);
         config.check_planned(sites.len(), &info)?;
         let chosen = match weight.rule {
             Rule::LeaveAlone => Err(Reason::LeftAlone),
