@@ -4,6 +4,7 @@ pub(crate) mod config;
 mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
+mod refusal;
 pub(crate) mod report;
 pub(crate) mod selector;
 pub(crate) mod sites;
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use self::config::{Progress, QuantConfig};
+use self::refusal::with_all_refused;
 use self::report::{Outcome, Report, WeightReport};
 use self::selector::WeightInfo;
 use self::sites::{Site, plan};
@@ -46,15 +48,29 @@ pub struct Quantized {
 ///
 /// # Errors
 ///
-/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
-/// layer needs it or whose values cannot be quantized.
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for the first weight that is not stored as
+/// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
+/// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let (model, folds) = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
-    let results: Vec<Result<WeightParams, Error>> =
-        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
-    let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
+    // the error is that of the first weight, whatever the threads.
+    let failed = AtomicUsize::new(usize::MAX);
+    let run = |index| {
+        if index > failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let result = job.run(index, &mut QuantizeContext::new());
+        if result.is_err() {
+            failed.fetch_min(index, Ordering::Relaxed);
+        }
+        Some(result)
+    };
+    let results: Vec<Option<Result<WeightParams, Error>>> = (0..sites.len()).into_par_iter().map(run).collect();
+    let params: Result<Vec<_>, _> = results.into_iter().flatten().collect();
+    let params = params.map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
@@ -86,7 +102,8 @@ pub fn quantize_to_file(
         let params = job.run(index, &mut context);
         *buffers = context.buffers;
         params
-    })?;
+    })
+    .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     Ok(report(folds, sites, measured))
 }
@@ -193,7 +210,7 @@ impl<'a> Job<'a> {
     fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
         let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
-        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+        let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
         let view = |buffers: &mut Buffers| site.view(buffers);
         let (payload, distortion) =
             quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;
