@@ -11,10 +11,11 @@ use std::str::FromStr;
 use bytes::Bytes;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
+use coreml_quant::proto::NeuralNetworkLayer;
 use coreml_quant::{
     AdvancedSelector, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Linear, LinearRange, LinearSymmetric,
-    Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo, fold,
-    quantize_to_file,
+    Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo, fold_except,
+    layer_type, quantize_to_file,
 };
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -257,7 +258,11 @@ fn quantize(options: &Options, model: &Model, config: QuantConfig) -> Result<(),
 }
 
 fn fold_only(options: &Options) -> Result<(), Box<dyn Error>> {
-    let folded = fold(&open(&options.input)?)?;
+    let keeps = |_: &str, layer: &NeuralNetworkLayer| {
+        options.skip_layer.contains(&layer.name)
+            || layer_type(layer).is_some_and(|kind| options.skip_layer_type.iter().any(|skipped| skipped == kind))
+    };
+    let folded = fold_except(&open(&options.input)?, keeps)?;
     folded.model.save(&options.output)?;
     finish(options, &folded.report, || json_of_folds(&folded.report))
 }

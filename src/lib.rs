@@ -37,7 +37,7 @@ mod quantizer;
 mod weight;
 
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
-pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
+pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};

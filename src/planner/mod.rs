@@ -16,10 +16,10 @@ use crate::network::params;
 use crate::quantize::config::{Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
-use crate::quantize::prepare;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantize::sites::{Site, plan};
+use crate::quantize::{prepare, unfolded};
 use crate::quantizer::{self, LinearRange, QuantizeContext};
 use crate::weight::distortion;
 use crate::weight::{Buffers, WeightView};
@@ -140,7 +140,9 @@ impl Planner {
     /// every weight is larger than the target. An error that no choice keeps within cannot be asked for: keeping all
     /// weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
-        let (model, _) = prepare(model, &self.config(QuantConfig::float16()))?;
+        let config = self.config(QuantConfig::float16());
+        let unfolded = if self.fold { unfolded(model.proto(), &config).into_iter().collect() } else { Vec::new() };
+        let (model, _) = prepare(model, &config)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = plan(&model, &keep)?;
         let methods = self.methods();
@@ -202,7 +204,7 @@ impl Planner {
                 bytes: form.byte_len(site.shape.units) as u64,
                 relative_error,
             });
-        Ok(Plan { fold: self.fold, weights: weights.collect() })
+        Ok(Plan { fold: self.fold, unfolded, weights: weights.collect() })
     }
 
     /// The methods to choose from.

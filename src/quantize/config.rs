@@ -1,5 +1,6 @@
 //! What to quantize, and how: [`QuantConfig`] and the modes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -343,7 +344,7 @@ impl QuantConfig {
     }
 
     /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
-    /// modes below 16 bits, as coremltools does.
+    /// modes below 16 bits, as coremltools does. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
         self.fold = fold;
@@ -381,6 +382,19 @@ impl QuantConfig {
         self
     }
 
+    /// Whether a weight stays as it is, whatever it could become.
+    pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
+        !self.selector.selects(weight)
+    }
+
+    /// The layers that the plan does not fold, by their index.
+    pub(crate) fn planned_unfolded(&self) -> BTreeSet<usize> {
+        match &self.choice {
+            Choice::One(_) => BTreeSet::new(),
+            Choice::Planned(plan) => plan.unfolded.iter().copied().collect(),
+        }
+    }
+
     /// Whether the weights of a layer stay as they are if their new form cannot hold them.
     pub(crate) fn fallback(&self, layer: &NeuralNetworkLayer) -> bool {
         let is_constant = matches!(layer.layer, Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)));
@@ -389,7 +403,7 @@ impl QuantConfig {
 
     /// What converts the weight with an index, or why it stays.
     pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
-        if !self.selector.selects(weight) {
+        if self.skips(weight) {
             return Err(Reason::NotSelected);
         }
         if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {

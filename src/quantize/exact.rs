@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::report::{Outcome, Reason};
+use super::report::Reason;
 use super::sites::{Site, agree};
 use crate::error::WeightError;
 use crate::format::form::StoredForm;
@@ -16,17 +16,16 @@ use crate::weight::{Buffers, WeightView};
 
 /// Keeps the weights of a layer whose values are used as something that must be exact, unless each has exactly the same
 /// values in its new form: in the few that a table holds, or where float16 holds them.
-pub(crate) fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse) {
+pub(crate) fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse, fallback: bool) {
     let holds = |site: &Site<'_>| site.converter().is_none_or(|quantizer| is_exact(site, quantizer).unwrap_or(false));
     if sites.iter().all(holds) {
         return;
     }
     for site in sites.iter_mut().filter(|site| site.converter().is_some()) {
-        site.after = site.before;
-        site.outcome = Outcome::Kept(Reason::MustBeExact { used_as });
+        site.keep(Reason::MustBeExact { used_as });
     }
     // What is left of a mix of float types becomes float32.
-    agree(sites, false);
+    agree(sites, fallback);
 }
 
 /// Whether a new form of a weight has the very same values.

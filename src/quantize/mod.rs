@@ -10,7 +10,7 @@ pub(crate) mod selector;
 pub(crate) mod sites;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use self::config::{Progress, QuantConfig};
 use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
+use self::selector::WeightInfo;
 use self::sites::{Site, plan};
 use crate::error::{Error, Refused, WeightError};
 use crate::fold::{FoldReport, fold_proto, has_foldable};
@@ -26,7 +27,7 @@ use crate::format::form::StoredForm;
 use crate::format::proto::{self, WeightParams};
 use crate::format::weight_params::Hole;
 use crate::model::{Model, SaveOptions, walk, write};
-use crate::network::{layers, params, rules};
+use crate::network::{layers, params, rules, weights};
 use crate::quantizer::{self, QuantizeContext};
 use crate::weight::Buffers;
 use crate::weight::distortion::Distortion;
@@ -116,7 +117,7 @@ pub(crate) fn prepare<'m>(
     if !config.fold || !has_foldable(model.proto()) {
         return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
     }
-    let (folded, report) = fold_proto(model.proto());
+    let (folded, report) = fold_proto(model.proto(), &unfolded(model.proto(), config));
     Ok((Cow::Owned(folded), report))
 }
 
@@ -133,6 +134,19 @@ fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
     let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
     // A quantizer of the caller's may refuse a weight for another cause, and another time.
     if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
+}
+
+/// The layers with weights that folding leaves as they are, by their index: those of which the configuration skips every
+/// weight, and those of its plan.
+pub(crate) fn unfolded(model: &proto::Model, config: &QuantConfig) -> BTreeSet<usize> {
+    let mut found = config.planned_unfolded();
+    weights::each(model, &mut |layer| {
+        if !layer.weights.is_empty() && layer.weights.iter().all(|weight| config.skips(&WeightInfo::of(&layer, weight)))
+        {
+            found.insert(layer.at.index);
+        }
+    });
+    found
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.

@@ -314,6 +314,12 @@ impl fmt::Display for Report {
         if let Some(sqnr) = self.sqnr_db() {
             write!(f, ", SQNR {}", decibels(sqnr))?;
         }
+        let undefined = self.weights.iter().filter(|weight| weight.distortion.is_some_and(|d| !d.is_defined()));
+        match undefined.count() {
+            0 => {}
+            1 => write!(f, ": a weight has values that are NaN or infinite")?,
+            count => write!(f, ": {count} weights have values that are NaN or infinite")?,
+        }
         if let Some(underflows) = totals.underflows.filter(|&values| values > 0) {
             write!(f, ", {underflows} values too small for float16")?;
         }
@@ -323,5 +329,9 @@ impl fmt::Display for Report {
 
 /// A ratio in decibels, for a table.
 fn decibels(sqnr: f64) -> String {
-    if sqnr == f64::INFINITY { "exact".to_owned() } else { format!("{sqnr:.1} dB") }
+    match sqnr {
+        f64::INFINITY => "exact".to_owned(),
+        _ if sqnr.is_nan() => "undefined".to_owned(),
+        _ => format!("{sqnr:.1} dB"),
+    }
 }
