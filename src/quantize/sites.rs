@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Place, WeightError};
+use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
 use crate::network::layers;
@@ -16,7 +16,7 @@ use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::QuantConfig;
 use super::exact::stay_exact;
-use super::refusal::refusal;
+use super::refusal::{reason, refusal};
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
 
@@ -53,6 +53,11 @@ impl<'m> Site<'m> {
             _ if self.after == StoredForm::Float16 => Some(&Float16),
             _ => Some(&Dequantize),
         }
+    }
+
+    /// Why a form cannot hold the weight's values; `None` if it can.
+    pub(crate) fn refusal(&self, quantizer: &dyn Quantizer, form: StoredForm) -> Option<QuantizeError> {
+        refusal(|buffers| self.view(buffers), quantizer, form)
     }
 
     /// The weight stays as it is, for a reason.
@@ -125,8 +130,8 @@ fn plan_layer<'m>(
     let fallback = config.fallback(layer);
     if fallback {
         for site in sites.iter_mut() {
-            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
-            if let Some((reason, _)) = refused {
+            let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
+            if let Some(reason) = refused.as_ref().and_then(reason) {
                 site.keep(reason);
             }
         }
@@ -135,7 +140,7 @@ fn plan_layer<'m>(
         agree(sites, fallback);
     }
     if let Some(used_as) = uses.of_stored(at.index) {
-        stay_exact(sites, used_as, fallback);
+        stay_exact(sites, used_as);
     }
     Ok(())
 }
@@ -207,7 +212,7 @@ pub(crate) fn agree(sites: &mut [Site<'_>], fallback: bool) {
     }
     let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
-    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
+    let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);
     if narrowing && fallback && sites.iter().any(cannot) {
         narrowing = false;
