@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -9,6 +10,7 @@ use crate::error::{Error, Place};
 use crate::fold::{FoldReport, fold_except};
 use crate::format::layer_type;
 use crate::model::{Model, walk};
+use crate::network::mean_image::make_biases;
 use crate::quantize::config::QuantConfig;
 use crate::quantize::report::{Outcome, Reason, Report, WeightReport};
 use crate::quantize::selector::WeightInfo;
@@ -22,7 +24,8 @@ use crate::weight::distortion::{self, Distortion};
 /// values are apart. What is stored alike in both is [`Reason::Identical`].
 ///
 /// Where layers of one model were folded in the other one, by [`fold`](crate::fold()) or before quantizing, they are
-/// folded first; the report says which. Values of a weight that are not finite leave its distortion undefined (NaN),
+/// folded first; the report says which. Where a mean image of one model is a bias layer of the other one, it becomes that
+/// first. Values of a weight that are not finite leave its distortion undefined (NaN),
 /// and that of the whole, unless the weight is stored alike in both.
 ///
 /// # Errors
@@ -30,8 +33,11 @@ use crate::weight::distortion::{self, Distortion};
 /// [`Error::Weight`] for a weight that is not stored as its layer needs it, [`Error::DifferentNetworks`] if the models
 /// do not have the same weights.
 pub fn compare(original: &Model, other: &Model) -> Result<Report, Error> {
-    let (original, mut folds) = folded_like(original, other)?;
-    let (other, more) = folded_like(other, &original)?;
+    original.require_network()?;
+    other.require_network()?;
+    let (original, other) = (with_biases_like(original, other), with_biases_like(other, original));
+    let (original, mut folds) = folded_like(&original, &other)?;
+    let (other, more) = folded_like(&other, &original)?;
     folds.folds.extend(more.folds);
     folds.bytes_before += more.bytes_before;
     folds.bytes_after += more.bytes_after;
@@ -55,7 +61,21 @@ pub fn compare(original: &Model, other: &Model) -> Result<Report, Error> {
             distortion: Some(distortion),
         })
     });
-    Ok(Report { folds, weights: weights.collect::<Result<_, Error>>()? })
+    Ok(Report { mean_images: original.mean_images(), folds, weights: weights.collect::<Result<_, Error>>()? })
+}
+
+/// A model in which those mean images are bias layers that another model of the same network does not have as mean images.
+fn with_biases_like<'m>(model: &'m Model, other: &Model) -> Cow<'m, Model> {
+    let there: HashSet<(Arc<str>, String)> =
+        other.mean_images().into_iter().map(|mean| (mean.network, mean.feature)).collect();
+    let is_bias_there = |network: &str, feature: &str| !there.contains(&(network.into(), feature.to_owned()));
+    let mut found = model.mean_images().into_iter().filter(|mean| mean.obstacle.is_none());
+    if !found.any(|mean| is_bias_there(&mean.network, &mean.feature)) {
+        return Cow::Borrowed(model);
+    }
+    let mut changed = model.proto().clone();
+    make_biases(&mut changed, &is_bias_there);
+    Cow::Owned(Model::from_proto(changed))
 }
 
 /// A model in which those layers are folded that are folded in another model of the same network: there, they and the

@@ -145,6 +145,7 @@ pub struct QuantConfig {
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
     pub(crate) fold: bool,
+    pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
 }
 
@@ -231,7 +232,8 @@ impl QuantConfig {
     /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
     /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
     pub fn planned(plan: Plan) -> Self {
-        Self { fold: plan.fold, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+        let (fold, mean_image_as_bias) = (plan.fold, plan.mean_image_as_bias);
+        Self { fold, mean_image_as_bias, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
     /// A quantizer of the caller's.
@@ -255,6 +257,7 @@ impl QuantConfig {
             float16_instead: true,
             fallback: None,
             fold: true,
+            mean_image_as_bias: false,
             measure: true,
         }
     }
@@ -375,6 +378,16 @@ impl QuantConfig {
         self
     }
 
+    /// Whether the mean image that a network subtracts from an image becomes the weight of a `bias` layer first: the same
+    /// numbers, which are quantized like those of any layer, exactly where they are few. Only where that changes nothing
+    /// else: [`MeanImageObstacle`](crate::MeanImageObstacle) lists what can be in the way, and the report tells what is.
+    /// Default: mean images stay in the preprocessing, in float32.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
     /// Calls `progress` after each weight, from whichever thread finished it.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
@@ -453,6 +466,7 @@ impl fmt::Debug for QuantConfig {
             .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
             .field("fold", &self.fold)
+            .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
             .finish_non_exhaustive()
     }

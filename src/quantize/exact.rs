@@ -16,7 +16,7 @@ use crate::weight::{Buffers, WeightView};
 
 /// Keeps the weights of a layer whose values are used as something that must be exact, unless each has exactly the same
 /// values in its new form: in the few that a table holds, or where float16 holds them.
-pub(crate) fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse, fallback: bool) {
+pub(crate) fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse) {
     let holds = |site: &Site<'_>| site.converter().is_none_or(|quantizer| is_exact(site, quantizer).unwrap_or(false));
     if sites.iter().all(holds) {
         return;
@@ -25,7 +25,7 @@ pub(crate) fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse, fallback: bo
         site.keep(Reason::MustBeExact { used_as });
     }
     // What is left of a mix of float types becomes float32.
-    agree(sites, fallback);
+    agree(sites, false);
 }
 
 /// Whether a new form of a weight has the very same values.

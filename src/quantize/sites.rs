@@ -142,7 +142,7 @@ fn plan_layer<'m>(
         agree(sites, fallback);
     }
     if let Some(used_as) = uses.of_stored(at.index) {
-        stay_exact(sites, used_as, fallback);
+        stay_exact(sites, used_as);
     }
     Ok(())
 }
