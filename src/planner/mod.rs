@@ -16,10 +16,10 @@ use crate::network::params;
 use crate::quantize::config::{Biases, Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
-use crate::quantize::prepare;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantize::sites::{Site, plan};
+use crate::quantize::{Prepared, prepare};
 use crate::quantizer::{self, LinearRange, QuantizeContext};
 use crate::weight::distortion;
 use crate::weight::{Buffers, WeightView};
@@ -71,6 +71,7 @@ pub struct Planner {
     biases: Biases,
     #[cfg(feature = "predict")]
     calibration: Option<Arc<crate::calibrate::Calibration>>,
+    mean_image_as_bias: bool,
 }
 
 impl Planner {
@@ -87,6 +88,7 @@ impl Planner {
             biases: Biases::default(),
             #[cfg(feature = "predict")]
             calibration: None,
+            mean_image_as_bias: false,
         }
     }
 
@@ -156,6 +158,14 @@ impl Planner {
         self
     }
 
+    /// Whether mean images become the weights of bias layers first, see
+    /// [`QuantConfig::with_mean_image_as_bias`]. Default: no.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -164,7 +174,8 @@ impl Planner {
     /// every weight is larger than the target. An error that no choice keeps within cannot be asked for: keeping all
     /// weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
-        let (model, _) = prepare(model, &self.config(QuantConfig::float16()))?;
+        let config = self.config(QuantConfig::float16());
+        let Prepared { model, unfolded, .. } = prepare(model, &config)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = plan(&model, &keep)?;
         let methods = self.methods();
@@ -176,7 +187,13 @@ impl Planner {
             for (site, allowed) in plan(&model, &config)?.iter().zip(&mut allowed) {
                 // Biases in float16 beside weights in few bits are float16's choice.
                 let own_form = quantizer.stored_form(&site.spec()) == site.after;
-                if site.outcome == Outcome::Converted && own_form {
+                let method = match site.outcome {
+                    Outcome::Converted if own_form => method,
+                    // A place that takes no codes.
+                    Outcome::Float16Instead => Method::Float16,
+                    _ => continue,
+                };
+                if !allowed.contains(&(method, site.after)) {
                     allowed.push((method, site.after));
                 }
             }
@@ -223,7 +240,12 @@ impl Planner {
                 bytes: form.byte_len(site.shape.units) as u64,
                 relative_error,
             });
-        Ok(Plan { fold: self.fold, weights: weights.collect() })
+        Ok(Plan {
+            mean_image_as_bias: self.mean_image_as_bias,
+            fold: self.fold,
+            unfolded: unfolded.into_iter().collect(),
+            weights: weights.collect(),
+        })
     }
 
     /// The weighting by the samples, where there are any; `weighting` of what they do not reach is scaled to it.
@@ -268,6 +290,7 @@ impl Planner {
         config
             .with_fold(self.fold)
             .with_biases(self.biases)
+            .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_requantize(self.requantize)
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight))
     }
