@@ -8,6 +8,7 @@ use crate::format::form::StoredForm;
 use crate::format::proto::{NeuralNetworkLayer, WeightParams};
 use crate::model::Model;
 use crate::network::weights;
+use crate::quantize::selector::WeightInfo;
 
 /// A layer of one of a model's networks.
 #[derive(Debug)]
@@ -17,10 +18,27 @@ pub struct LayerSurvey<'a> {
     pub network: Arc<str>,
     /// The layer.
     pub layer: &'a NeuralNetworkLayer,
+    /// The types of the layers that the network lies in (`branch`, `loop`), outermost first.
+    pub inside: Vec<&'static str>,
     /// The layer's type under its name in the format; `None` if it has none.
     pub layer_type: Option<&'static str>,
     /// The weights that Core ML reads.
     pub weights: Vec<WeightSurvey<'a>>,
+}
+
+impl LayerSurvey<'_> {
+    /// One of the layer's weights as a selector sees it: to ask what a selector would select.
+    pub fn info<'s>(&'s self, weight: &'s WeightSurvey<'_>) -> WeightInfo<'s> {
+        WeightInfo {
+            network: &self.network,
+            inside: &self.inside,
+            layer: self.layer,
+            layer_name: &self.layer.name,
+            layer_type: self.layer_type.unwrap_or_default(),
+            field: &weight.field,
+            shape: &weight.shape,
+        }
+    }
 }
 
 /// How a weight is stored.
@@ -51,6 +69,7 @@ impl Model {
             found.push(LayerSurvey {
                 network: Arc::clone(layer.at.network),
                 layer: layer.layer,
+                inside: layer.at.inside.to_vec(),
                 layer_type: layer.layer_type,
                 weights: weights.collect(),
             });

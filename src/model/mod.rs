@@ -1,10 +1,12 @@
 //! A Core ML model: read, looked at, written.
 
 mod decode;
+mod metadata;
 pub(crate) mod walk;
 pub(crate) mod write;
 
 pub use decode::DecodeOptions;
+pub use metadata::{ClassLabels, Metadata};
 pub use write::SaveOptions;
 
 use std::fmt;

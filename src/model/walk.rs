@@ -138,6 +138,14 @@ pub(crate) fn change_networks(model: &mut Model, path: &str, change: &mut dyn Fn
     version
 }
 
+/// Visits a model and the members of its pipelines to change them, in the order of [`each_model`].
+pub(crate) fn change_models(model: &mut Model, visit: &mut dyn FnMut(&mut Model)) {
+    visit(model);
+    for member in pipeline_mut(model).into_iter().flat_map(|pipeline| &mut pipeline.models) {
+        change_models(member, visit);
+    }
+}
+
 /// Visits every layer of a model's own network to change it, in the order of [`each_layer`]. `index` is that of the next
 /// layer.
 pub(crate) fn change_layers(

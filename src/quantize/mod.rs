@@ -89,6 +89,21 @@ pub fn quantize_to_file(
     Ok(report(folds, sites, measured))
 }
 
+/// What [`quantize_weights`] would do, as its report without errors: which weights would be converted, to which forms, and
+/// why the others would stay. Nothing is computed, which takes no time; weights whose values cannot be quantized are not
+/// found.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
+/// layer needs it.
+pub fn preview(model: &Model, config: &QuantConfig) -> Result<Report, Error> {
+    let (model, folds) = prepare(model, config)?;
+    let sites = plan(&model, config)?;
+    let unmeasured = vec![None; sites.len()];
+    Ok(report(folds, sites, unmeasured))
+}
+
 /// The model whose weights are planned: folded first, if the configuration says so.
 pub(crate) fn prepare<'m>(
     model: &'m Model,

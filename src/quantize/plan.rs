@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::quantize::method::Method;
+use crate::quantize::report::{Outcome, Report, WeightReport};
 use crate::quantize::selector::WeightInfo;
 use crate::weight::distortion;
 
@@ -52,6 +53,24 @@ impl PlannedWeight {
 }
 
 impl Plan {
+    /// The plan that does again what a report says was done: `method` tells how the weights that were converted are
+    /// stored, and all others are kept. `fold` is whether the model was folded first.
+    pub fn of_report(report: &Report, fold: bool, mut method: impl FnMut(&WeightReport) -> Method) -> Self {
+        let weights = report.weights.iter().map(|weight| PlannedWeight {
+            network: weight.place.network.to_string(),
+            layer: weight.place.layer.to_string(),
+            field: weight.place.field.to_string(),
+            values: weight.units() as u64,
+            method: match weight.outcome {
+                Outcome::Kept(_) => Method::Keep,
+                Outcome::Converted | Outcome::MovedAlong => method(weight),
+            },
+            bytes: weight.bytes_after() as u64,
+            relative_error: weight.distortion.map_or(0.0, |distortion| distortion.relative_error()),
+        });
+        Self { fold, weights: weights.collect() }
+    }
+
     /// Bytes of all weights: codes, scales, biases and tables, as the planner expects them.
     pub fn bytes(&self) -> u64 {
         self.weights.iter().map(|weight| weight.bytes).sum()
