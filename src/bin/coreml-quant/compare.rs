@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coreml_quant::compare;
+use coreml_quant::{Error, Model, Report, compare, fold};
 
 use crate::failure::{Failure, Status};
 use crate::input;
@@ -40,16 +40,18 @@ impl Options {
         }
         self.running.start()?;
         let (original, other) = (input::open(&self.original)?, input::open(&self.other)?);
-        let report = compare(original.model, other.model)?;
+        let (report, folded) = compare_folded(original.model, other.model)?;
         if self.json {
             let mut value = report::json(&report);
+            value["folded"] = folded.into();
             value["original"] = report::json_of_file(&self.original, original.len);
             value["other"] = report::json_of_file(&self.other, other.len);
             output::print(&serde_json::to_string_pretty(&value)?)?;
         } else if !self.running.quiet {
             let text = report::text(&report, Shown { full: self.full, explain: false });
             let worst = if text.contains("worst layers") { String::new() } else { report::worst(&report) };
-            output::print(&format!("{text}{worst}"))?;
+            let note = if folded { "the original is compared after folding, as the other was folded\n" } else { "" };
+            output::print(&format!("{note}{text}{worst}"))?;
         }
         match (self.min_sqnr, report.sqnr_db()) {
             (Some(least), Some(sqnr)) if sqnr < least || sqnr.is_nan() => Err(Failure::Broken(format!(
@@ -58,5 +60,18 @@ impl Options {
             ))),
             _ => Ok(Status::Done),
         }
+    }
+}
+
+/// Compares two models; where their layers differ, the original folded, since quantizing folds. Also whether it was.
+fn compare_folded(original: &Model, other: &Model) -> Result<(Report, bool), Failure> {
+    match compare(original, other) {
+        Err(different @ Error::DifferentNetworks { .. }) => {
+            match fold(original).and_then(|folded| compare(&folded.model, other)) {
+                Ok(report) => Ok((report, true)),
+                Err(_) => Err(different.into()),
+            }
+        }
+        result => Ok((result?, false)),
     }
 }

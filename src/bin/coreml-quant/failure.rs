@@ -1,6 +1,5 @@
 //! How a command ends: its exit code, and what it says when it fails.
 
-use std::error::Error;
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
@@ -73,7 +72,7 @@ impl From<coreml_quant::Error> for Failure {
     fn from(error: coreml_quant::Error) -> Self {
         match error {
             coreml_quant::Error::Config(error) => error.into(),
-            error => Self::Job(chain(&error)),
+            error => Self::Job(error.to_string()),
         }
     }
 }
@@ -88,18 +87,4 @@ impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
         Self::Job(error.to_string())
     }
-}
-
-/// An error and what caused it, each said once.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -62,45 +62,9 @@ pub fn suggestion(name: &str, known: &[impl AsRef<str>]) -> String {
         .map_or_else(String::new, |(nearest, _)| format!("; did you mean \"{nearest}\"?"))
 }
 
-/// Whether a name is what a pattern describes; `*` stands for any text.
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let mut parts = parts.peekable();
-    if parts.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return rest.ends_with(part);
-        }
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("conv_1", "conv_1", true),
-            ("conv_1", "conv_12", false),
-            ("conv_*", "conv_12", true),
-            ("*", "", true),
-            ("a*b*c", "a-b-b-c", true),
-            ("a*b*c", "a-c-b", false),
-            ("*bias", "head/bias", true),
-            ("ab*ba", "aba", false),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
-    }
 
     #[test]
     fn names_of_coremltools_are_understood() {

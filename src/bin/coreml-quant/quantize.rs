@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use coreml_quant::{
-    LayerSelector, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report,
-    SaveOptions, WeightInfo, WeightReport, quantize_to_file, quantize_weights,
+    Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report, SaveOptions,
+    WeightReport, quantize_to_file, quantize_weights,
 };
 
 use crate::failure::{Failure, Status};
@@ -61,6 +61,10 @@ pub struct Options {
     /// Convert weights even if they do not get smaller.
     #[arg(long, conflicts_with = "Targets")]
     allow_growth: bool,
+    /// Leave weights as they are that their new form cannot hold (NaN, infinities, numbers beyond float16), instead of
+    /// failing.
+    #[arg(long)]
+    keep_unrepresentable: bool,
     /// Write the plan, a method for each weight, to this file, as JSON: to read, edit and carry out with --plan-in.
     #[arg(long, value_name = "FILE.json")]
     plan_out: Option<PathBuf>,
@@ -176,7 +180,10 @@ impl Options {
     fn config(&self, job: &Job, model: &Model, len: u64) -> Result<QuantConfig, Failure> {
         let (mode, nbits) = match job {
             Job::Mode(mode, nbits) => (*mode, *nbits),
-            Job::Planned => return Ok(QuantConfig::planned(self.plan(model, len)?)),
+            Job::Planned => {
+                let config = QuantConfig::planned(self.plan(model, len)?);
+                return Ok(if self.keep_unrepresentable { config.with_fallback(true) } else { config });
+            }
         };
         let range = self.range.unwrap_or_default();
         let mut config = match (mode, nbits.and_then(Nbits::new)) {
@@ -184,18 +191,21 @@ impl Options {
             (Mode::LinearSymmetric, Some(nbits)) => QuantConfig::custom(LinearSymmetric::new(nbits).with_range(range)),
             _ => QuantConfig::from_mode(mode, nbits)?,
         };
-        let rules = self.rules.clone();
-        let kept = move |weight: &WeightInfo<'_>| Rule::first(&rules, weight) == Some(Method::Keep);
-        config = config.with_selector(self.selection.selector().and(move |weight: &WeightInfo<'_>| !kept(weight)));
+        config = config.with_selector(self.selection.selector());
         for rule in &self.rules {
-            let Some(quantizer) = rule.method.quantizer() else { continue };
-            config = config.with_rule(rule.selector(), quantizer);
+            config = match rule.method.quantizer() {
+                Some(quantizer) => config.with_rule(rule.selector(), quantizer),
+                None => config.with_keep(rule.selector()),
+            };
         }
         if self.fold || self.no_fold {
             config = config.with_fold(self.fold);
         }
         if self.requantize {
             config = config.with_requantize(true);
+        }
+        if self.keep_unrepresentable {
+            config = config.with_fallback(true);
         }
         if self.allow_growth {
             config = config.with_growth(true);
@@ -235,10 +245,8 @@ impl Options {
             let place = &weight.place;
             let survey =
                 layers.iter().find(|layer| layer.network == place.network && *layer.layer.name == *place.layer);
-            let by_rule = survey.and_then(|layer| {
-                let weight = layer.weights.iter().find(|survey| survey.field == place.field)?;
-                Rule::first(&self.rules, &layer.info(weight))
-            });
+            let info = survey.map(|layer| layer.info(&place.field, &weight.shape));
+            let by_rule = info.and_then(|info| Rule::first(&self.rules, &info));
             by_rule.unwrap_or(default)
         };
         let fold = if self.fold || self.no_fold { self.fold } else { *mode != Mode::Float16 };

@@ -1,9 +1,10 @@
 //! Which weights are quantized, and rules for some of them.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 
 use clap::Args;
-use coreml_quant::{AdvancedSelector, LayerSelector, Method, Model, WeightInfo};
+use coreml_quant::{AdvancedSelector, LayerSelector, Method, Model, Pattern, WeightInfo};
 
 use crate::failure::Failure;
 use crate::names;
@@ -14,13 +15,13 @@ use crate::names;
 pub struct Selection {
     /// Quantize only the layers with this name; `*` stands for any text. May be given several times.
     #[arg(long, value_name = "NAME")]
-    only_layer: Vec<String>,
+    only_layer: Vec<Name>,
     /// Quantize only layers of these types: a type's name, `bias` or `depthwiseConv`.
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     only_layer_type: Vec<LayerType>,
     /// Leave the layers with this name as they are; `*` stands for any text. May be given several times.
     #[arg(long, value_name = "NAME")]
-    skip_layer: Vec<String>,
+    skip_layer: Vec<Name>,
     /// Leave layers of these types as they are: a type's name, `bias` or `depthwiseConv`.
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     skip_layer_type: Vec<LayerType>,
@@ -33,6 +34,27 @@ pub struct Selection {
     /// Leave convolutions with fewer weights as they are.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     min_conv_weight_count: u64,
+}
+
+/// The name of a layer, in which `*` stands for any text.
+#[derive(Clone, Debug)]
+pub struct Name {
+    text: String,
+    pattern: Pattern,
+}
+
+impl FromStr for Name {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self { text: text.to_owned(), pattern: Pattern::new(text) })
+    }
+}
+
+impl Name {
+    fn matches(&self, layer_name: &str) -> bool {
+        self.pattern.matches(layer_name, "")
+    }
 }
 
 /// A layer type, by what selects all but it.
@@ -63,7 +85,7 @@ pub struct Rule {
 
 #[derive(Clone, Debug)]
 enum Layers {
-    Named(String),
+    Named(Name),
     OfType(LayerType),
 }
 
@@ -76,7 +98,7 @@ impl FromStr for Rule {
             .ok_or_else(|| format!("\"{text}\" is no rule; rules are NAME=METHOD or type:TYPE=METHOD"))?;
         let layers = match layers.strip_prefix("type:") {
             Some(name) => Layers::OfType(name.parse()?),
-            None => Layers::Named(layers.to_owned()),
+            None => Layers::Named(layers.parse().unwrap_or_else(|never: Infallible| match never {})),
         };
         Ok(Self { layers, method: names::method(method)? })
     }
@@ -85,7 +107,7 @@ impl FromStr for Rule {
 impl Rule {
     fn matches(&self, weight: &WeightInfo<'_>) -> bool {
         match &self.layers {
-            Layers::Named(pattern) => names::matches(pattern, weight.layer_name),
+            Layers::Named(name) => name.matches(weight.layer_name),
             Layers::OfType(layer_type) => layer_type.is_of(weight),
         }
     }
@@ -121,7 +143,7 @@ impl Selection {
                 .minimum_conv_weight_count(self.min_conv_weight_count)
         });
         move |weight: &WeightInfo<'_>| {
-            let named = |patterns: &[String]| patterns.iter().any(|pattern| names::matches(pattern, weight.layer_name));
+            let named = |names: &[Name]| names.iter().any(|name| name.matches(weight.layer_name));
             let of_type = |types: &[LayerType]| types.iter().any(|layer_type| layer_type.is_of(weight));
             let only = !selection.only_layer.is_empty() || !selection.only_layer_type.is_empty();
             (!only || named(&selection.only_layer) || of_type(&selection.only_layer_type))
@@ -147,9 +169,9 @@ impl Selection {
         let layers = model.layers();
         let names: Vec<&str> = layers.iter().map(|layer| layer.layer.name.as_str()).collect();
         for (option, pattern) in patterns {
-            if !names.iter().any(|name| names::matches(pattern, name)) {
-                let hint = names::suggestion(pattern, &names);
-                return Err(Failure::Usage(format!("{option}: no layer is called \"{pattern}\"{hint}")));
+            if !names.iter().any(|name| pattern.matches(name)) {
+                let hint = names::suggestion(&pattern.text, &names);
+                return Err(Failure::Usage(format!("{option}: no layer is called \"{}\"{hint}", pattern.text)));
             }
         }
         Ok(())

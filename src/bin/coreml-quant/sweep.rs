@@ -6,7 +6,7 @@ use clap::Args;
 use coreml_quant::{Linear, LinearRange, LinearSymmetric, Mode, Model, Nbits, QuantConfig, quantize_weights};
 use serde_json::json;
 
-use crate::failure::{Failure, Status, chain};
+use crate::failure::{Failure, Status};
 use crate::input;
 use crate::names;
 use crate::output::{self, Output, refuse_same};
@@ -129,7 +129,7 @@ impl Options {
         if self.requantize {
             config = config.with_requantize(true);
         }
-        let quantized = quantize_weights(model, &config).map_err(|error| chain(&error))?;
+        let quantized = quantize_weights(model, &config).map_err(|error| error.to_string())?;
         let len = prost::Message::encoded_len(quantized.model.proto()) as u64;
         let report = &quantized.report;
         let largest = report.weights.iter().filter_map(|weight| weight.distortion).map(|d| d.max_error());
