@@ -100,6 +100,9 @@ pub enum Error {
         /// The bytes with the smallest choice for each weight.
         least: u64,
     },
+    /// The caller ended the job, see [`QuantConfig::with_progress`](crate::QuantConfig::with_progress).
+    #[error("cancelled")]
+    Cancelled,
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),

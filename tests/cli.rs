@@ -393,6 +393,22 @@ fn plot_draws() {
 }
 
 #[test]
+fn predict_runs_a_model() {
+    let place = Place::new();
+    let samples = fs::read_to_string(fixture("digits/samples.csv")).unwrap();
+    let cells: Vec<f64> = samples.lines().nth(1).unwrap().split(',').map(|cell| cell.parse().unwrap()).collect();
+    let pixels = ndarray::Array::from_shape_vec((1, 8, 8), cells[1..].to_vec()).unwrap();
+    ndarray_npy::write_npy(place.path("x.npy"), &pixels).unwrap();
+    let stdout = place.ok("predict a.mlmodel --input image=x.npy --top 2");
+    assert!(stdout.contains(&format!("digit: {}\n", cells[0])), "{stdout}");
+    let json: Value = serde_json::from_str(&place.ok("predict a.mlmodel --input image=x.npy --json")).unwrap();
+    assert_eq!(json["digit"], cells[0] as i64);
+    assert!(place.refused(2, "predict a.mlmodel --input imag=x.npy").contains("did you mean \"image\"?"));
+    assert!(place.refused(2, "predict a.mlmodel").contains("--input image=... is missing"));
+    assert!(place.refused(1, "predict a.mlmodel --input image=none.npy").contains("none.npy"));
+}
+
+#[test]
 fn completions_and_manual_pages() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

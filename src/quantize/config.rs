@@ -1,10 +1,11 @@
 //! What to quantize, and how: [`QuantConfig`] and the modes.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{ConfigError, Error, QuantizeError};
+use crate::error::{ConfigError, Error, Place, QuantizeError};
 use crate::format::form::Nbits;
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
@@ -111,7 +112,9 @@ impl FromStr for Mode {
 /// How far a job is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Progress {
+pub struct Progress<'a> {
+    /// The weight that was finished last.
+    pub place: &'a Place,
     /// Weights that are done.
     pub weights_done: usize,
     /// Weights there are to quantize.
@@ -137,7 +140,7 @@ pub struct QuantConfig {
     /// The first rule that selects a weight decides, before `choice`.
     pub(crate) rules: Vec<Rule>,
     pub(crate) selector: Arc<dyn LayerSelector>,
-    pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    pub(crate) progress: Option<Arc<Observe>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
     /// For all weights alike; constants alone unless set.
@@ -148,6 +151,9 @@ pub struct QuantConfig {
 
 /// The weights that are meant, and what converts them; nothing does if they are to stay.
 type Rule = (Arc<dyn LayerSelector>, Option<Arc<dyn Quantizer>>);
+
+/// What is called after each weight, and may end the job.
+type Observe = dyn Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync;
 
 /// What converts a weight.
 #[derive(Clone, Debug)]
@@ -364,9 +370,24 @@ impl QuantConfig {
         self
     }
 
-    /// Calls `progress` after each weight, from whichever thread finished it.
+    /// Calls `progress` after each weight, from whichever thread finished it. [`ControlFlow::Break`] ends the job with
+    /// [`Error::Cancelled`], and nothing is written.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use coreml_quant::QuantConfig;
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let config = QuantConfig::linear(8)?.with_progress(|progress| {
+    ///     println!("{}: {} of {} values", progress.place, progress.values_done, progress.values);
+    ///     ControlFlow::Continue(())
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+    pub fn with_progress(mut self, progress: impl Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
     }

@@ -11,7 +11,7 @@ pub(crate) mod sites;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
@@ -206,6 +206,7 @@ struct Job<'a> {
     values: u64,
     weights_done: AtomicUsize,
     values_done: AtomicU64,
+    cancelled: AtomicBool,
 }
 
 impl<'a> Job<'a> {
@@ -219,6 +220,7 @@ impl<'a> Job<'a> {
             values: changed().map(|site| site.shape.units as u64).sum(),
             weights_done: AtomicUsize::new(0),
             values_done: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
         }
     }
 
@@ -226,6 +228,9 @@ impl<'a> Job<'a> {
     fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
         let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
         let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
         let view = |buffers: &mut Buffers| site.view(buffers);
         let (payload, distortion) =
@@ -239,7 +244,13 @@ impl<'a> Job<'a> {
         let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
         let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
         if let Some(progress) = &self.config.progress {
-            progress(Progress { weights_done, weights: self.weights, values_done, values: self.values });
+            let values = self.values;
+            let progress_made =
+                Progress { place: &site.place, weights_done, weights: self.weights, values_done, values };
+            if progress(progress_made).is_break() {
+                self.cancelled.store(true, Ordering::Relaxed);
+                return Err(Error::Cancelled);
+            }
         }
         Ok(params)
     }

@@ -4,7 +4,7 @@
     measure.py TOOL [MODEL]...
 
 TOOL is the built coreml-quant; every MODEL (the digits model if none is given) is quantized in every mode with the
-example's default options. The error is the signal-to-noise ratio over all weights of the model, each weight's relative
+tool's default options. The error is the signal-to-noise ratio over all weights of the model, each weight's relative
 error counted by its size: -10 log10(sum(N |w - w'|^2 / |w|^2) / sum(N)) in dB. With folding the weights cannot be
 paired, so the error is measured without it. Accuracy is that of a float64 forward pass on samples.csv.
 """

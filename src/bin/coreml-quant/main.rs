@@ -16,6 +16,7 @@ mod names;
 mod output;
 mod plan;
 mod plot;
+mod predict;
 mod progress;
 mod quantize;
 mod report;
@@ -51,6 +52,7 @@ enum Command {
     Plan(Box<plan::Options>),
     Sweep(Box<sweep::Options>),
     Plot(plot::Options),
+    Predict(predict::Options),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -67,6 +69,7 @@ impl Command {
             Self::Plan(options) => options.run(),
             Self::Sweep(options) => options.run(),
             Self::Plot(options) => options.run(),
+            Self::Predict(options) => options.run(),
             Self::Completions(options) => options.run(Tool::command()),
             Self::Man(options) => options.run(Tool::command()),
         }

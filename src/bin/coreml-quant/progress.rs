@@ -1,5 +1,7 @@
 //! What all jobs share: threads, and a bar while they run.
 
+use std::ops::ControlFlow;
+
 use clap::Args;
 use coreml_quant::QuantConfig;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -55,6 +57,7 @@ impl Bar {
         config.with_progress(move |progress| {
             bar.set_length(progress.values);
             bar.set_position(progress.values_done);
+            ControlFlow::Continue(())
         })
     }
 }
