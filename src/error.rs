@@ -210,6 +210,7 @@ pub struct Refused {
 
 /// Which weight of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Place {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.

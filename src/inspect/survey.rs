@@ -15,6 +15,7 @@ use crate::weight::{Buffers, Payload, WeightSpec};
 
 /// A layer of one of a model's networks.
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerSurvey<'a> {
     /// Its index among all layers of the model.
@@ -22,6 +23,7 @@ pub struct LayerSurvey<'a> {
     /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
     pub network: Arc<str>,
     /// The layer.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "name", rename = "name"))]
     pub layer: &'a NeuralNetworkLayer,
     /// The types of the layers that the network lies in (`branch`, `loop`), outermost first.
     pub inside: Vec<&'static str>,
@@ -48,6 +50,7 @@ impl LayerSurvey<'_> {
 
 /// How a weight is stored.
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct WeightSurvey<'a> {
     /// The field's name in the format.
@@ -55,10 +58,37 @@ pub struct WeightSurvey<'a> {
     /// The dimensions, row-major; empty if the layer's sizes make no shape.
     pub shape: Vec<usize>,
     /// The weight itself; `None` if it is missing.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub params: Option<&'a WeightParams>,
     /// The form it is stored in, or what is wrong with it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "form_or_error"))]
     pub stored: Result<StoredForm, WeightError>,
+    #[cfg_attr(feature = "serde", serde(skip))]
     weight: StoredWeight<'a>,
+}
+
+/// A layer as its name.
+#[cfg(feature = "serde")]
+fn name<S: serde::Serializer>(layer: &NeuralNetworkLayer, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&layer.name)
+}
+
+/// A form, or what is wrong as `{"error": ".."}`.
+#[cfg(feature = "serde")]
+fn form_or_error<S: serde::Serializer>(
+    stored: &Result<StoredForm, WeightError>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    use serde::Serialize;
+    use serde::ser::SerializeMap;
+    match stored {
+        Ok(form) => form.serialize(serializer),
+        Err(error) => {
+            let mut map = serializer.serialize_map(Some(1))?;
+            map.serialize_entry("error", &error.to_string())?;
+            map.end()
+        }
+    }
 }
 
 impl WeightSurvey<'_> {

@@ -14,6 +14,7 @@ use crate::weight::distortion::{self, Distortion};
 /// `Display` writes what was folded, an aligned table and a summary line; the alternate form (`{:#}`) also says why other
 /// layers were not folded.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
     /// What was folded before anything was quantized.
@@ -24,6 +25,7 @@ pub struct Report {
 
 /// What became of one weight.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct WeightReport {
     /// Which weight.
@@ -43,6 +45,7 @@ pub struct WeightReport {
 
 /// Why a weight is stored as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Outcome {
     /// It was quantized, or dequantized, as asked.
@@ -55,6 +58,7 @@ pub enum Outcome {
 
 /// Why a weight stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Reason {
     /// The selector left it out.
@@ -157,6 +161,7 @@ impl WeightReport {
 
 /// Sums over the weights of a [`Report`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Totals {
     /// Number of weights.
@@ -235,6 +240,7 @@ fn relative_error<'r>(mut weights: impl Iterator<Item = &'r WeightReport>) -> Op
 
 /// How far the weights of a layer are from the original ones, see [`Report::worst_layers`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerDistortion {
     /// The layer's network.
