@@ -341,9 +341,9 @@ fn compare_knows_forms_folding_and_a_limit() {
     let place = Place::new();
     place.ok("quantize a.mlmodel b.mlmodel --mode linear --nbits 4 --quiet");
     let stdout = place.ok("compare a.mlmodel b.mlmodel");
-    assert!(stdout.contains("after folding") && stdout.contains("worst layers"), "{stdout}");
+    assert!(stdout.contains("is folded for this") && stdout.contains("worst layers"), "{stdout}");
     place.ok("quantize a.mlmodel c.mlmodel --no-fold --quiet");
-    assert!(!place.ok("compare a.mlmodel c.mlmodel").contains("after folding"));
+    assert!(!place.ok("compare a.mlmodel c.mlmodel").contains("is folded for this"));
     let json: Value = serde_json::from_str(&place.ok("compare a.mlmodel b.mlmodel --json")).unwrap();
     assert_eq!(json["folded"], true);
     assert_eq!(json["other"]["bytes"], place.len("b.mlmodel"));

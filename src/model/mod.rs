@@ -2,6 +2,7 @@
 
 mod decode;
 mod metadata;
+mod platform;
 pub(crate) mod walk;
 pub(crate) mod write;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coreml_quant::{Error, Model, Report, compare, fold};
+use coreml_quant::compare;
 
 use crate::failure::{Failure, Status};
 use crate::input;
@@ -40,7 +40,8 @@ impl Options {
         }
         self.running.start()?;
         let (original, other) = (input::open(&self.original)?, input::open(&self.other)?);
-        let (report, folded) = compare_folded(original.model, other.model)?;
+        let report = compare(original.model, other.model)?;
+        let folded = !report.folds.folds.is_empty();
         if self.json {
             let mut value = report::json(&report);
             value["folded"] = folded.into();
@@ -50,7 +51,7 @@ impl Options {
         } else if !self.running.quiet {
             let text = report::text(&report, Shown { full: self.full, explain: false });
             let worst = if text.contains("worst layers") { String::new() } else { report::worst(&report) };
-            let note = if folded { "the original is compared after folding, as the other was folded\n" } else { "" };
+            let note = if folded { "one of the models was folded, and the other is folded for this\n" } else { "" };
             output::print(&format!("{note}{text}{worst}"))?;
         }
         match (self.min_sqnr, report.sqnr_db()) {
@@ -60,18 +61,5 @@ impl Options {
             ))),
             _ => Ok(Status::Done),
         }
-    }
-}
-
-/// Compares two models; where their layers differ, the original folded, since quantizing folds. Also whether it was.
-fn compare_folded(original: &Model, other: &Model) -> Result<(Report, bool), Failure> {
-    match compare(original, other) {
-        Err(different @ Error::DifferentNetworks { .. }) => {
-            match fold(original).and_then(|folded| compare(&folded.model, other)) {
-                Ok(report) => Ok((report, true)),
-                Err(_) => Err(different.into()),
-            }
-        }
-        result => Ok((result?, false)),
     }
 }

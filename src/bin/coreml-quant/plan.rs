@@ -33,6 +33,9 @@ pub struct Options {
     /// Do not multiply batchnorm, scale and bias layers into the layer before them first.
     #[arg(long)]
     no_fold: bool,
+    /// Make the mean image that is subtracted from an image the weight of a bias layer first.
+    #[arg(long)]
+    mean_image_as_bias: bool,
     #[command(flatten)]
     selection: Selection,
     /// Write the plan to this file, as JSON, instead of printing it; `-` is standard output.
@@ -66,6 +69,7 @@ pub struct Planning<'a> {
     pub selection: &'a Selection,
     pub requantize: bool,
     pub fold: bool,
+    pub mean_image_as_bias: bool,
 }
 
 impl Planning<'_> {
@@ -74,6 +78,7 @@ impl Planning<'_> {
             .with_range(self.range)
             .with_requantize(self.requantize)
             .with_fold(self.fold)
+            .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_selector(self.selection.selector());
         if let Some(mode) = self.mode {
             planner = planner.with_modes([mode]);
@@ -100,6 +105,7 @@ impl Options {
             selection: &self.selection,
             requantize: self.requantize,
             fold: !self.no_fold,
+            mean_image_as_bias: self.mean_image_as_bias,
         };
         let plan = planning.plan(input.model)?;
         match output {

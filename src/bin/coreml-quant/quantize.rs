@@ -53,6 +53,9 @@ pub struct Options {
     /// Do not.
     #[arg(long, conflicts_with_all = ["plan_in", "explain"])]
     no_fold: bool,
+    /// Make the mean image that is subtracted from an image the weight of a bias layer first, and quantize that.
+    #[arg(long, conflicts_with = "plan_in")]
+    mean_image_as_bias: bool,
     /// Say why layers were not multiplied into the layer before them.
     #[arg(long, conflicts_with = "quiet")]
     explain: bool,
@@ -107,11 +110,17 @@ impl Options {
         let config = config.with_measure((self.writing.seen() || self.plan_out.is_some()) && !self.no_measure);
         let report = {
             let bar = self.writing.running.bar();
-            quantize_to_file(files.model, &bar.follow(config), files.output_path(), &SaveOptions::default())?
+            quantize_to_file(files.model, &bar.follow(config.clone()), files.output_path(), &SaveOptions::default())?
         };
         let plan = match self.plan_out {
             Some(_) => {
-                vec![serde_json::to_string_pretty(&self.plan_of(&job, files.model, files.input.len, &report)?)?]
+                vec![serde_json::to_string_pretty(&self.plan_of(
+                    &job,
+                    files.model,
+                    files.input.len,
+                    &config,
+                    &report,
+                )?)?]
             }
             None => Vec::new(),
         };
@@ -201,6 +210,9 @@ impl Options {
         if self.fold || self.no_fold {
             config = config.with_fold(self.fold);
         }
+        if self.mean_image_as_bias {
+            config = config.with_mean_image_as_bias(true);
+        }
         if self.requantize {
             config = config.with_requantize(true);
         }
@@ -228,12 +240,20 @@ impl Options {
             selection: &self.selection,
             requantize: self.requantize,
             fold: !self.no_fold,
+            mean_image_as_bias: self.mean_image_as_bias,
         };
         planning.plan(model)
     }
 
     /// The plan that does again what was done.
-    fn plan_of(&self, job: &Job, model: &Model, len: u64, report: &Report) -> Result<Plan, Failure> {
+    fn plan_of(
+        &self,
+        job: &Job,
+        model: &Model,
+        len: u64,
+        config: &QuantConfig,
+        report: &Report,
+    ) -> Result<Plan, Failure> {
         let Job::Mode(mode, nbits) = job else { return self.plan(model, len) };
         let range = self.range.unwrap_or_default();
         let of_mode = Method::of_mode(*mode, range);
@@ -249,7 +269,6 @@ impl Options {
             let by_rule = info.and_then(|info| Rule::first(&self.rules, &info));
             by_rule.unwrap_or(default)
         };
-        let fold = if self.fold || self.no_fold { self.fold } else { *mode != Mode::Float16 };
-        Ok(Plan::of_report(report, fold, method))
+        Ok(Plan::of_report(model, config, report, method)?)
     }
 }

@@ -39,6 +39,9 @@ pub fn folds(report: &FoldReport, shown: Shown) -> String {
 /// What became of each weight, and the sums.
 pub fn text(report: &Report, shown: Shown) -> String {
     let mut text = folds(&report.folds, shown);
+    for mean_image in &report.mean_images {
+        let _ = writeln!(text, "{mean_image}");
+    }
     if shown.full || report.weights.len() <= MANY {
         text += &weights(&report.weights);
     } else {
@@ -60,6 +63,9 @@ pub fn text(report: &Report, shown: Shown) -> String {
     if let Some(sqnr) = report.sqnr_db() {
         let _ = write!(text, ", {}", decibels(sqnr));
     }
+    if let Some(underflows) = totals.underflows.filter(|&values| values > 0) {
+        let _ = write!(text, ", {} values too small for float16", thousands(underflows));
+    }
     text.push('\n');
     text
 }
@@ -71,6 +77,7 @@ fn weights(weights: &[WeightReport]) -> String {
             let stored = match weight.outcome {
                 Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
                 Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
+                Outcome::Float16Instead => format!("{} -> {}, {}", weight.before, weight.after, Reason::FloatOnly),
                 _ => format!("{} -> {}", weight.before, weight.after),
             };
             vec![
@@ -185,6 +192,7 @@ pub fn json(report: &Report) -> Value {
     let totals = report.totals();
     json!({
         "fold": json_of_folds(&report.folds),
+        "mean_images": report.mean_images,
         "weights": report.weights.iter().map(json_of_weight).collect::<Vec<_>>(),
         "totals": {
             "weights": totals.weights,
@@ -192,6 +200,8 @@ pub fn json(report: &Report) -> Value {
             "values": totals.values,
             "bytes_before": totals.bytes_before,
             "bytes_after": totals.bytes_after,
+            "mean_image_bytes": totals.mean_image_bytes,
+            "underflows": totals.underflows,
             "sqnr_db": report.sqnr_db(),
         },
     })
