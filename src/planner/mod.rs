@@ -161,7 +161,13 @@ impl Planner {
             let Some(quantizer) = method.quantizer() else { continue };
             for (site, allowed) in plan(&model, &self.config(QuantConfig::shared(quantizer)))?.iter().zip(&mut allowed)
             {
-                if site.outcome == Outcome::Converted {
+                let method = match site.outcome {
+                    Outcome::Converted => method,
+                    // A place that takes no codes.
+                    Outcome::Float16Instead => Method::Float16,
+                    _ => continue,
+                };
+                if !allowed.contains(&(method, site.after)) {
                     allowed.push((method, site.after));
                 }
             }

@@ -141,6 +141,7 @@ pub struct QuantConfig {
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
+    pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
     pub(crate) fold: bool,
@@ -253,6 +254,7 @@ impl QuantConfig {
             progress: None,
             requantize: false,
             allow_growth: false,
+            float16_instead: true,
             fallback: None,
             fold: true,
             mean_image_as_bias: false,
@@ -349,6 +351,14 @@ impl QuantConfig {
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
         self.fold = fold;
+        self
+    }
+
+    /// Whether weights that Core ML takes in floats only (those of `convolution3d` layers) become float16 when fewer bits
+    /// are asked for, where float16 holds them. Default: yes; else they stay as they are.
+    #[must_use]
+    pub fn with_float16_instead(mut self, float16_instead: bool) -> Self {
+        self.float16_instead = float16_instead;
         self
     }
 
@@ -453,6 +463,7 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
             .field("fold", &self.fold)
             .field("mean_image_as_bias", &self.mean_image_as_bias)

@@ -170,7 +170,7 @@ fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
 fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
         Outcome::Kept(_) => prost::Message::encoded_len(site.params),
-        Outcome::Converted | Outcome::MovedAlong => {
+        Outcome::Converted | Outcome::Float16Instead | Outcome::MovedAlong => {
             params::encoded_len(site.after, site.shape.units, site.params.is_updatable)
         }
     }
@@ -194,7 +194,7 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
                 let (Some(place), Some(found)) = (weight.params, found) else { continue };
                 let (site, params) = new.swap_remove(found);
                 *place = params;
-                if site.outcome != Outcome::Converted {
+                if matches!(site.outcome, Outcome::Kept(_)) {
                     continue;
                 }
                 version = version.max(site.after.specification_version());

@@ -51,6 +51,9 @@ pub struct WeightReport {
 pub enum Outcome {
     /// It was quantized, or dequantized, as asked.
     Converted,
+    /// Codes were asked for where Core ML takes none: it became float16 instead, see
+    /// [`QuantConfig::with_float16_instead`](crate::QuantConfig::with_float16_instead).
+    Float16Instead,
     /// It was not selected, but the float weights of a layer must agree in their type, and others became float16.
     MovedAlong,
     /// It stays as it was.
@@ -274,6 +277,9 @@ impl fmt::Display for Report {
             .map(|weight| {
                 let mut stored = match weight.outcome {
                     Outcome::Converted => format!("{} -> {}", weight.before, weight.after),
+                    Outcome::Float16Instead => {
+                        format!("{} -> {}, {}", weight.before, weight.after, Reason::FloatOnly)
+                    }
                     Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
                     Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
                 };
