@@ -20,6 +20,7 @@ mod predict;
 mod progress;
 mod quantize;
 mod report;
+mod samples;
 mod selection;
 mod shell;
 mod sweep;

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coreml_quant::{LinearRange, Mode, Model, Plan, PlannedWeight, Planner, Target};
+use coreml_quant::{Biases, Calibration, LinearRange, Mode, Model, Plan, PlannedWeight, Planner, Target};
 
 use crate::failure::{Failure, Status};
 use crate::input;
 use crate::names;
 use crate::output::{self, Output, refuse_same};
 use crate::progress::Running;
+use crate::samples;
 use crate::selection::Selection;
 use crate::table::{Align, decibels, table, terminal_width, thousands};
 use crate::target::{Size, Targets};
@@ -36,6 +37,12 @@ pub struct Options {
     /// Make the mean image that is subtracted from an image the weight of a bias layer first.
     #[arg(long)]
     mean_image_as_bias: bool,
+    /// How biases and other vectors may be stored: float16, as-weights (as any weight) or keep; float16 unless given.
+    #[arg(long)]
+    biases: Option<Biases>,
+    /// Weigh the errors by what each weight does to the outputs on samples: synthetic or synthetic:N.
+    #[arg(long, value_name = "SAMPLES", value_parser = samples::calibration)]
+    calibrate: Option<Calibration>,
     #[command(flatten)]
     selection: Selection,
     /// Write the plan to this file, as JSON, instead of printing it; `-` is standard output.
@@ -70,6 +77,8 @@ pub struct Planning<'a> {
     pub requantize: bool,
     pub fold: bool,
     pub mean_image_as_bias: bool,
+    pub biases: Option<Biases>,
+    pub calibration: Option<&'a Calibration>,
 }
 
 impl Planning<'_> {
@@ -80,6 +89,12 @@ impl Planning<'_> {
             .with_fold(self.fold)
             .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_selector(self.selection.selector());
+        if let Some(biases) = self.biases {
+            planner = planner.with_biases(biases);
+        }
+        if let Some(calibration) = self.calibration {
+            planner = planner.with_calibration(calibration.clone());
+        }
         if let Some(mode) = self.mode {
             planner = planner.with_modes([mode]);
         }
@@ -106,6 +121,8 @@ impl Options {
             requantize: self.requantize,
             fold: !self.no_fold,
             mean_image_as_bias: self.mean_image_as_bias,
+            biases: self.biases,
+            calibration: self.calibrate.as_ref(),
         };
         let plan = planning.plan(input.model)?;
         match output {

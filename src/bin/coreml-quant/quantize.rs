@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use coreml_quant::{
-    Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report, SaveOptions,
-    WeightReport, quantize_to_file, quantize_weights,
+    Biases, Calibration, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report,
+    SaveOptions, WeightReport, quantize_to_file, quantize_weights,
 };
 
 use crate::failure::{Failure, Status};
@@ -15,6 +15,7 @@ use crate::names;
 use crate::output;
 use crate::plan::Planning;
 use crate::report::Shown;
+use crate::samples;
 use crate::selection::{Rule, Selection};
 use crate::target::Targets;
 use crate::writing::{Done, Writing, json_of, sizes};
@@ -44,6 +45,13 @@ pub struct Options {
     /// The first rule that fits decides. May be given several times.
     #[arg(long = "rule", value_name = "PATTERN=METHOD", conflicts_with = "Targets")]
     rules: Vec<Rule>,
+    /// How biases and other vectors are stored beside weights of 8 bits or fewer: float16, as-weights (as coremltools does
+    /// it) or keep; float16 unless given.
+    #[arg(long, conflicts_with = "plan_in")]
+    biases: Option<Biases>,
+    /// Choose weights by the outputs of their layers on samples: synthetic or synthetic:N, which draws N (128 unless given).
+    #[arg(long, value_name = "SAMPLES", value_parser = samples::calibration, conflicts_with = "dry_run")]
+    calibrate: Option<Calibration>,
     /// Quantize again what is stored in 8 bits or fewer.
     #[arg(long, conflicts_with = "plan_in")]
     requantize: bool,
@@ -191,6 +199,10 @@ impl Options {
             Job::Mode(mode, nbits) => (*mode, *nbits),
             Job::Planned => {
                 let config = QuantConfig::planned(self.plan(model, len)?);
+                let config = match &self.calibrate {
+                    Some(calibration) => config.with_calibration(calibration.clone()),
+                    None => config,
+                };
                 return Ok(if self.keep_unrepresentable { config.with_fallback(true) } else { config });
             }
         };
@@ -209,6 +221,12 @@ impl Options {
         }
         if self.fold || self.no_fold {
             config = config.with_fold(self.fold);
+        }
+        if let Some(biases) = self.biases {
+            config = config.with_biases(biases);
+        }
+        if let Some(calibration) = &self.calibrate {
+            config = config.with_calibration(calibration.clone());
         }
         if self.mean_image_as_bias {
             config = config.with_mean_image_as_bias(true);
@@ -241,6 +259,8 @@ impl Options {
             requantize: self.requantize,
             fold: !self.no_fold,
             mean_image_as_bias: self.mean_image_as_bias,
+            biases: self.biases,
+            calibration: self.calibrate.as_ref(),
         };
         planning.plan(model)
     }
