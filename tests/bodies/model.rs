@@ -52,7 +52,7 @@ pub fn configs(choice: u8) -> Vec<QuantConfig> {
                 .with_requantize(options & 2 == 2)
                 .with_fold(options & 4 == 4)
                 .with_mean_image_as_bias(options & 8 == 8)
-                .with_selector(move |weight: &WeightInfo<'_>| all || weight.layer_name.len() % 2 == 0)
+                .with_selector(move |weight: &WeightInfo<'_>| all || weight.layer_name.len().is_multiple_of(2))
         })
         .collect()
 }
