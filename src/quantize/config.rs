@@ -475,7 +475,9 @@ impl QuantConfig {
 
     /// Whether a weight stays as it is, whatever it could become.
     pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
-        !self.selector.selects(weight)
+        let keeps =
+            || self.rules.iter().find(|(selector, _)| selector.selects(weight)).is_some_and(|rule| rule.1.is_none());
+        !self.selector.selects(weight) || keeps()
     }
 
     /// The layers that the plan does not fold, by their index.
