@@ -140,7 +140,9 @@ fn every_mode_and_the_names_of_coremltools() {
     let place = Place::new();
     for mode in Mode::all().iter().filter(|&&mode| !matches!(mode, Mode::CustomLut | Mode::Dequantize)) {
         let bits = if mode.nbits().is_empty() { "" } else { "--nbits 4" };
-        place.ok(&format!("quantize a.mlmodel {mode}.mlmodel --mode {mode} {bits}"));
+        // All products of the digits model have biases, which int8 activations exclude.
+        let code = if *mode == Mode::Int8Matmul { 3 } else { 0 };
+        place.run(code, &format!("quantize a.mlmodel {mode}.mlmodel --mode {mode} {bits}"));
         let nbits = (!mode.nbits().is_empty()).then_some(4);
         let config = QuantConfig::from_mode(*mode, nbits).unwrap();
         let expected = quantize_weights(&place.model("a.mlmodel"), &config).unwrap();
@@ -366,7 +368,7 @@ fn check_names_broken_rules() {
     // What breaks a rule is not written unless asked for.
     let message = place.refused(4, "fold broken.mlmodel b.mlmodel");
     assert!(message.contains("as the input does"), "{message}");
-    place.run(3, "fold broken.mlmodel b.mlmodel --no-check");
+    place.ok("fold broken.mlmodel b.mlmodel --no-check");
     let json: Value = serde_json::from_slice(&place.run(4, "check broken.mlmodel --json").stdout).unwrap();
     assert_eq!(json[0]["findings"].as_array().unwrap().len(), 1);
 }

@@ -72,6 +72,9 @@ impl From<coreml_quant::Error> for Failure {
     fn from(error: coreml_quant::Error) -> Self {
         match error {
             coreml_quant::Error::Config(error) => error.into(),
+            coreml_quant::Error::Unrepresentable { .. } => {
+                Self::Job(format!("{error}\nthe options for that: --fold, --keep-unrepresentable, --skip-layer NAME"))
+            }
             error => Self::Job(error.to_string()),
         }
     }
