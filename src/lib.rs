@@ -42,6 +42,7 @@ pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
 pub use model::{DecodeOptions, Model, SaveOptions};
+pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;

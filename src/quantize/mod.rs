@@ -1,6 +1,7 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 pub(crate) mod config;
+mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
 mod refusal;
@@ -16,10 +17,10 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use self::config::{Progress, QuantConfig};
-use self::refusal::with_all_refused;
+use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
 use self::sites::{Site, plan};
-use crate::error::Error;
+use crate::error::{Error, Refused, WeightError};
 use crate::fold::{FoldReport, fold_proto, has_foldable};
 use crate::format::form::StoredForm;
 use crate::format::proto::{self, WeightParams};
@@ -117,6 +118,21 @@ pub(crate) fn prepare<'m>(
     }
     let (folded, report) = fold_proto(model.proto());
     Ok((Cow::Owned(folded), report))
+}
+
+/// The error of a job: if it is that a weight's values cannot be stored, all such weights.
+fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
+    let first = match &error {
+        Error::Weight { place, cause: WeightError::Quantize(cause) } if reason(cause).is_some() => place,
+        _ => return error,
+    };
+    let of_site = |site: &Site<'_>| {
+        let cause = site.refusal(site.converter()?, site.after)?;
+        Some(Refused { place: site.place.clone(), form: site.after, cause })
+    };
+    let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
+    // A quantizer of the caller's may refuse a weight for another cause, and another time.
+    if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.

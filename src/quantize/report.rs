@@ -6,6 +6,7 @@ use std::fmt;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
+use crate::network::uses::ValueUse;
 use crate::weight::distortion::{self, Distortion};
 
 /// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.
@@ -74,6 +75,12 @@ pub enum Reason {
         /// The bytes it would take.
         bytes: usize,
     },
+    /// Its values are used as indices, shapes, counts or conditions, and in the form asked for some would not be exactly
+    /// what they are.
+    MustBeExact {
+        /// What a layer takes them for.
+        used_as: ValueUse,
+    },
     /// On-device training changes it, so it must stay in floats.
     Updatable,
     /// Core ML takes only float32 here.
@@ -118,6 +125,7 @@ impl fmt::Display for Reason {
             Self::AlreadyStored => f.write_str("already in this form"),
             Self::AlreadyQuantized => f.write_str("already quantized"),
             Self::WouldNotShrink { bytes } => write!(f, "would not shrink: {bytes} bytes"),
+            Self::MustBeExact { used_as } => write!(f, "must be exact: used as {used_as}"),
             Self::Updatable => f.write_str("updatable"),
             Self::Float32Only => f.write_str("must be float32"),
             Self::FloatOnly => f.write_str("must be float32 or float16"),

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Place, WeightError};
+use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
 use crate::network::layers;
 use crate::network::params;
 use crate::network::rules::{self, Refusal, Rule};
 use crate::network::shape::Shape;
+use crate::network::uses::Uses;
 use crate::network::weights::{self, LayerWeights};
 use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::QuantConfig;
-use super::refusal::refusal;
+use super::exact::stay_exact;
+use super::refusal::{reason, refusal};
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
 
@@ -53,6 +55,11 @@ impl<'m> Site<'m> {
         }
     }
 
+    /// Why a form cannot hold the weight's values; `None` if it can.
+    pub(crate) fn refusal(&self, quantizer: &dyn Quantizer, form: StoredForm) -> Option<QuantizeError> {
+        refusal(|buffers| self.view(buffers), quantizer, form)
+    }
+
     /// The weight stays as it is, for a reason.
     fn keep(&mut self, reason: Reason) {
         self.after = self.before;
@@ -69,9 +76,10 @@ impl<'m> Site<'m> {
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
+    let uses = Uses::of_model(model);
     weights::each(model, &mut |layer| {
         if failure.is_none()
-            && let Err(error) = plan_layer(&layer, config, &mut sites)
+            && let Err(error) = plan_layer(&layer, &uses, config, &mut sites)
         {
             failure = Some(error);
         }
@@ -85,6 +93,7 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 
 fn plan_layer<'m>(
     weights: &LayerWeights<'_, 'm>,
+    uses: &Uses,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
@@ -131,14 +140,17 @@ fn plan_layer<'m>(
     let fallback = instead || config.fallback(layer);
     if fallback {
         for site in sites.iter_mut() {
-            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
-            if let Some((reason, _)) = refused {
+            let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
+            if let Some(reason) = refused.as_ref().and_then(reason) {
                 site.keep(reason);
             }
         }
     }
     if selected {
         agree(sites, fallback);
+    }
+    if let Some(used_as) = uses.of_stored(at.index) {
+        stay_exact(sites, used_as);
     }
     Ok(())
 }
@@ -206,7 +218,7 @@ impl From<Refusal> for Reason {
 ///
 /// Where some become float16, the others follow; with `fallback` only if all can, else none does. A mix that only the
 /// original had (Create ML writes such models) becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>], fallback: bool) {
+pub(crate) fn agree(sites: &mut [Site<'_>], fallback: bool) {
     let mixed = |sites: &[Site<'_>]| {
         let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
         has(StoredForm::Float16) && has(StoredForm::Float32)
@@ -218,7 +230,7 @@ fn agree(sites: &mut [Site<'_>], fallback: bool) {
     let asked = [Outcome::Converted, Outcome::Float16Instead, Outcome::Kept(Reason::AlreadyStored)];
     let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && asked.contains(&site.outcome);
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
-    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
+    let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);
     if narrowing && fallback && sites.iter().any(cannot) {
         narrowing = false;
