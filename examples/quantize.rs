@@ -197,7 +197,7 @@ fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> 
     let config = match (mode, options.nbits.and_then(Nbits::new)) {
         (Mode::Linear, Some(nbits)) => QuantConfig::custom(Linear::new(nbits).with_range(options.range)),
         (Mode::LinearSymmetric, Some(nbits)) => {
-            QuantConfig::custom(LinearSymmetric::new(nbits).with_range(options.range))
+            QuantConfig::custom(LinearSymmetric::new(nbits.try_into()?).with_range(options.range))
         }
         _ => config,
     };

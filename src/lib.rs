@@ -54,7 +54,7 @@ pub use quantize::selector::{
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, QuantizeContext,
-    Quantizer,
+    Quantizer, SymmetricBits,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

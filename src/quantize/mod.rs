@@ -113,7 +113,7 @@ pub(crate) fn prepare<'m>(
     config: &QuantConfig,
 ) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
     model.require_network()?;
-    if !config.fold || !has_foldable(model.proto()) {
+    if !config.fold() || !has_foldable(model.proto()) {
         return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
     }
     let (folded, report) = fold_proto(model.proto());

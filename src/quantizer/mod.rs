@@ -19,7 +19,7 @@ pub use dequantize::Dequantize;
 pub use float16::Float16;
 pub use int8::Int8;
 pub use kmeans_lut::KmeansLut;
-pub use linear::{Linear, LinearRange, LinearSymmetric};
+pub use linear::{Linear, LinearRange, LinearSymmetric, SymmetricBits};
 pub use linear_lut::LinearLut;
 
 use crate::error::{QuantizeError, WeightError};
