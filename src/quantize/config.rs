@@ -1,5 +1,6 @@
 //! What to quantize, and how: [`QuantConfig`] and the modes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -146,6 +147,7 @@ pub struct QuantConfig {
     pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
+    pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
 }
 
@@ -232,7 +234,8 @@ impl QuantConfig {
     /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
     /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
     pub fn planned(plan: Plan) -> Self {
-        Self { fold: Some(plan.fold), requantize: Some(true), ..Self::new(Choice::Planned(Arc::new(plan))) }
+        let (fold, mean_image_as_bias) = (Some(plan.fold), plan.mean_image_as_bias);
+        Self { fold, mean_image_as_bias, requantize: Some(true), ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
     /// A quantizer of the caller's.
@@ -256,6 +259,7 @@ impl QuantConfig {
             fold: None,
             float16_instead: true,
             fallback: None,
+            mean_image_as_bias: false,
             measure: true,
         }
     }
@@ -345,9 +349,9 @@ impl QuantConfig {
         self
     }
 
-    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: where
-    /// the configuration's quantizer, or one of a rule, stores a matrix in codes with scales or a table: the modes below
-    /// 16 bits, as in coremltools.
+    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: where the
+    /// configuration's quantizer, or one of a rule, stores a matrix in codes with scales or a table: the modes below 16
+    /// bits, as in coremltools. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
         self.fold = Some(fold);
@@ -375,6 +379,16 @@ impl QuantConfig {
     #[must_use]
     pub fn with_fallback(mut self, fallback: bool) -> Self {
         self.fallback = Some(fallback);
+        self
+    }
+
+    /// Whether the mean image that a network subtracts from an image becomes the weight of a `bias` layer first: the same
+    /// numbers, which are quantized like those of any layer, exactly where they are few. Only where that changes nothing
+    /// else: [`MeanImageObstacle`](crate::MeanImageObstacle) lists what can be in the way, and the report tells what is.
+    /// Default: mean images stay in the preprocessing, in float32.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
         self
     }
 
@@ -408,6 +422,19 @@ impl QuantConfig {
         })
     }
 
+    /// Whether a weight stays as it is, whatever it could become.
+    pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
+        !self.selector.selects(weight)
+    }
+
+    /// The layers that the plan does not fold, by their index.
+    pub(crate) fn planned_unfolded(&self) -> BTreeSet<usize> {
+        match &self.choice {
+            Choice::One(_) => BTreeSet::new(),
+            Choice::Planned(plan) => plan.unfolded.iter().copied().collect(),
+        }
+    }
+
     /// Whether the weights of a layer stay as they are if their new form cannot hold them.
     pub(crate) fn fallback(&self, layer: &NeuralNetworkLayer) -> bool {
         let is_constant = matches!(layer.layer, Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)));
@@ -416,7 +443,7 @@ impl QuantConfig {
 
     /// What converts the weight with an index, or why it stays.
     pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
-        if !self.selector.selects(weight) {
+        if self.skips(weight) {
             return Err(Reason::NotSelected);
         }
         if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
@@ -471,6 +498,7 @@ impl fmt::Debug for QuantConfig {
             .field("fold", &self.fold)
             .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
+            .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
             .finish_non_exhaustive()
     }

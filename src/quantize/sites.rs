@@ -61,7 +61,7 @@ impl<'m> Site<'m> {
     }
 
     /// The weight stays as it is, for a reason.
-    fn keep(&mut self, reason: Reason) {
+    pub(crate) fn keep(&mut self, reason: Reason) {
         self.after = self.before;
         self.outcome = Outcome::Kept(reason);
     }
@@ -97,7 +97,7 @@ fn plan_layer<'m>(
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
-    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
+    let LayerWeights { at, layer, layer_type: Some(_), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
     let updatable = layers::is_updatable(layer);
@@ -105,15 +105,7 @@ fn plan_layer<'m>(
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
-        let info = WeightInfo {
-            network: at.network,
-            inside: at.inside,
-            layer,
-            layer_name: &layer.name,
-            layer_type,
-            field: &place.field,
-            shape: &shape.dims,
-        };
+        let info = WeightInfo::of(weights, weight);
         config.check_planned(sites.len(), &info)?;
         let chosen = match weight.rule {
             Rule::LeaveAlone => Err(Reason::LeftAlone),
