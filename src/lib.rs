@@ -62,7 +62,7 @@ pub use quantize::selector::{
 pub use quantize::{Quantized, preview, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,
-    QuantizeContext, Quantizer, Statistics,
+    QuantizeContext, Quantizer, Statistics, SymmetricBits,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

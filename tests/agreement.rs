@@ -9,8 +9,8 @@ use coreml_quant::proto::model::Type;
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, BranchLayerParams, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{
-    Biases, DefaultSelector, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized, Reason, StoredForm,
-    WeightInfo, check, quantize_weights,
+    Biases, DefaultSelector, Dequantize, Int8, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized,
+    Reason, StoredForm, WeightInfo, check, quantize_weights,
 };
 
 /// Every mode with every number of bits.
@@ -298,6 +298,41 @@ fn updatable_layers_stay() {
             }
         }
     }
+}
+
+/// Back to float32, however that is said: from codes, and though it takes more bytes.
+#[test]
+fn what_is_done_decides_the_defaults() {
+    let codes = || model(vec![kind("innerProduct").layer(&mut |_, units, _| Some(table(3, units, 8)))]);
+    let back = quantize(&codes(), &QuantConfig::dequantize(), "dequantize");
+    assert!(back.report.weights.iter().all(|weight| weight.outcome == Outcome::Converted));
+    let all = |_: &WeightInfo<'_>| true;
+    for config in [
+        QuantConfig::custom(Dequantize),
+        QuantConfig::custom(std::sync::Arc::new(Dequantize)),
+        QuantConfig::float16().with_rule(all, Dequantize),
+    ] {
+        assert_eq!(quantize(&codes(), &config, "custom").model, back.model);
+    }
+    // Whoever says otherwise is heard.
+    for config in [
+        QuantConfig::custom(Dequantize).with_requantize(false),
+        QuantConfig::dequantize().with_growth(false).with_selector(only_weights),
+        QuantConfig::float16()
+            .with_rule(only_weights, Dequantize)
+            .with_selector(|weight: &WeightInfo<'_>| weight.field == "bias"),
+    ] {
+        assert_eq!(quantize(&codes(), &config, "kept").model, codes());
+    }
+    let matrix = |name: &str| {
+        let mut layer = kind(name).layer(&mut |_, units, _| Some(table(3, units, 8)));
+        if let Some(Layer::InnerProduct(params)) = layer.layer.as_mut() {
+            (params.has_bias, params.bias) = (false, None);
+        }
+        model(vec![layer])
+    };
+    let int8 = quantize(&matrix("innerProduct"), &QuantConfig::custom(Int8), "int8");
+    assert_eq!(outcomes(&int8), [("weights", StoredForm::Int8, Outcome::Converted)]);
 }
 
 /// The marks of weights survive.

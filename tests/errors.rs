@@ -15,8 +15,8 @@ use coreml_quant::proto::{
 };
 use coreml_quant::{
     AdvancedSelector, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Payload, Place, QuantConfig,
-    QuantizeContext, QuantizeError, Quantizer, Refused, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
-    WeightSpec, WeightView, quantize_to_file, quantize_weights,
+    QuantizeContext, QuantizeError, Quantizer, Refused, SaveOptions, ShapeError, StoredForm, SymmetricBits,
+    WeightError, WeightInfo, WeightSpec, WeightView, quantize_to_file, quantize_weights,
 };
 
 /// Asserts on a pattern, and says what came instead.
@@ -595,6 +595,13 @@ fn numbers_of_bits() {
         QuantConfig::linear_symmetric(1),
         Err(ConfigError::Bits { mode: "linear_symmetric", allowed: "2 to 8", found: 1 })
     );
+    // There is no such number of bits.
+    assert_matches!(
+        SymmetricBits::try_from(Nbits::ONE),
+        Err(ConfigError::Bits { mode: "linear_symmetric", allowed: "2 to 8", found: 1 })
+    );
+    assert_eq!((SymmetricBits::new(1), SymmetricBits::new(9)), (None, None));
+    assert_eq!(SymmetricBits::all().map(u32::from).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8]);
     for mode in Mode::all().iter().filter(|mode| !mode.nbits().is_empty() && **mode != Mode::CustomLut) {
         assert_matches!(
             QuantConfig::from_mode(*mode, None),

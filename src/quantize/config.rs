@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::{ConfigError, Error, Place, QuantizeError};
-use crate::format::form::Nbits;
+use crate::format::form::{Nbits, StoredForm};
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::quantize::plan::Plan;
@@ -16,6 +16,7 @@ use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Quantizer,
 };
+use crate::weight::{Blocks, WeightSpec};
 
 /// A way to store weights, under coremltools' own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -182,12 +183,13 @@ pub struct QuantConfig {
     pub(crate) rules: Vec<Rule>,
     pub(crate) selector: Arc<dyn LayerSelector>,
     pub(crate) progress: Option<Arc<Observe>>,
-    pub(crate) requantize: bool,
-    pub(crate) allow_growth: bool,
+    /// The next three: unless set, by what is done.
+    requantize: Option<bool>,
+    allow_growth: Option<bool>,
+    fold: Option<bool>,
     pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
-    pub(crate) fold: bool,
     pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
     pub(crate) biases: Biases,
@@ -212,7 +214,7 @@ pub(crate) enum Choice {
 impl QuantConfig {
     /// Half precision: half the size, see [`Float16`].
     pub fn float16() -> Self {
-        Self { fold: false, ..Self::custom(Float16) }
+        Self::custom(Float16)
     }
 
     /// A scale and a bias for each channel, see [`Linear`].
@@ -230,7 +232,7 @@ impl QuantConfig {
     ///
     /// [`ConfigError::Bits`] unless `nbits` is 2 to 8.
     pub fn linear_symmetric(nbits: u32) -> Result<Self, ConfigError> {
-        Ok(Self::custom(LinearSymmetric::new(Mode::LinearSymmetric.check_bits(nbits)?)))
+        Ok(Self::custom(LinearSymmetric::new(Mode::LinearSymmetric.check_bits(nbits)?.try_into()?)))
     }
 
     /// A table of evenly spaced values, see [`LinearLut`].
@@ -266,13 +268,13 @@ impl QuantConfig {
 
     /// Back to float32, from every form.
     pub fn dequantize() -> Self {
-        Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Dequantize) }
+        Self::custom(Dequantize)
     }
 
     /// Signed 8-bit matrices, and activations quantized at run time, for `innerProduct` and one-input `batchedMatmul`
     /// layers without bias.
     pub fn int8_matmul() -> Self {
-        Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Int8) }
+        Self::custom(Int8)
     }
 
     /// A method for each weight, as a plan says: see [`Planner`](crate::Planner).
@@ -280,8 +282,8 @@ impl QuantConfig {
     /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
     /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
     pub fn planned(plan: Plan) -> Self {
-        let (fold, mean_image_as_bias) = (plan.fold, plan.mean_image_as_bias);
-        Self { fold, mean_image_as_bias, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+        let (fold, mean_image_as_bias) = (Some(plan.fold), plan.mean_image_as_bias);
+        Self { fold, mean_image_as_bias, requantize: Some(true), ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
     /// A quantizer of the caller's.
@@ -300,11 +302,11 @@ impl QuantConfig {
             rules: Vec::new(),
             selector: Arc::new(DefaultSelector),
             progress: None,
-            requantize: false,
-            allow_growth: false,
+            requantize: None,
+            allow_growth: None,
+            fold: None,
             float16_instead: true,
             fallback: None,
-            fold: true,
             mean_image_as_bias: false,
             measure: true,
             biases: Biases::default(),
@@ -381,18 +383,19 @@ impl QuantConfig {
     }
 
     /// Whether weights that are stored in 8 bits or fewer are decoded and quantized again. Default: they stay as they
-    /// are, except for [`dequantize`](Self::dequantize) and [`int8_matmul`](Self::int8_matmul).
+    /// are, except where float32 or int8 is asked for ([`dequantize`](Self::dequantize),
+    /// [`int8_matmul`](Self::int8_matmul), a rule with [`Dequantize`]).
     #[must_use]
     pub fn with_requantize(mut self, requantize: bool) -> Self {
-        self.requantize = requantize;
+        self.requantize = Some(requantize);
         self
     }
 
     /// Whether a weight is converted even if it does not get smaller, as a bias of ten values with a table of 256
-    /// entries. Default: it stays as it is.
+    /// entries. Default: it stays as it is, except where float32 or int8 is asked for.
     #[must_use]
     pub fn with_growth(mut self, allow_growth: bool) -> Self {
-        self.allow_growth = allow_growth;
+        self.allow_growth = Some(allow_growth);
         self
     }
 
@@ -404,11 +407,12 @@ impl QuantConfig {
         self
     }
 
-    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
-    /// modes below 16 bits, as coremltools does. Layers of which the selector leaves out every weight stay as they are.
+    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: where the
+    /// configuration's quantizer, or one of a rule, stores a matrix in codes with scales or a table: the modes below 16
+    /// bits, as in coremltools. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
-        self.fold = fold;
+        self.fold = Some(fold);
         self
     }
 
@@ -471,6 +475,29 @@ impl QuantConfig {
     /// Whether a plan says how each weight is stored.
     pub(crate) fn is_planned(&self) -> bool {
         matches!(self.choice, Choice::Planned(_))
+    }
+
+    /// Whether weights in 8 bits or fewer are converted to a form.
+    pub(crate) fn requantize(&self, target: StoredForm) -> bool {
+        self.requantize.unwrap_or(is_way_back(target))
+    }
+
+    /// Whether a weight is converted to a form even if it does not get smaller.
+    pub(crate) fn allow_growth(&self, target: StoredForm) -> bool {
+        self.allow_growth.unwrap_or(is_way_back(target))
+    }
+
+    /// Whether layers are folded first.
+    pub(crate) fn fold(&self) -> bool {
+        let stores_codes = |quantizer: &dyn Quantizer| {
+            let rows = Blocks::along(&[2, 2], 0);
+            let form = rows.as_ref().map(|rows| quantizer.stored_form(&WeightSpec::new(rows)));
+            matches!(form, Some(StoredForm::Linear { .. } | StoredForm::LookupTable { .. }))
+        };
+        self.fold.unwrap_or_else(|| {
+            let mut quantizers = self.rules.iter().filter_map(|(_, quantizer)| quantizer.as_deref());
+            quantizers.any(stores_codes) || matches!(&self.choice, Choice::One(quantizer) if stores_codes(quantizer))
+        })
     }
 
     /// Whether a weight stays as it is, whatever it could become.
@@ -536,6 +563,11 @@ impl QuantConfig {
     }
 }
 
+/// Whether a form is one that is asked for because of what it is, not because it is small.
+fn is_way_back(target: StoredForm) -> bool {
+    matches!(target, StoredForm::Float32 | StoredForm::Int8)
+}
+
 impl fmt::Debug for QuantConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QuantConfig")
@@ -543,9 +575,9 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("fold", &self.fold)
             .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
-            .field("fold", &self.fold)
             .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
             .field("biases", &self.biases)

@@ -153,7 +153,7 @@ pub(crate) fn prepare<'m>(model: &'m Model, config: &QuantConfig) -> Result<Prep
     if config.mean_image_as_bias && mean_images(&model).iter().any(|mean| mean.obstacle.is_none()) {
         make_biases(model.to_mut(), &|_, _| true);
     }
-    if !config.fold || !has_foldable(&model) {
+    if !config.fold() || !has_foldable(&model) {
         return Ok(Prepared { model, folds: FoldReport::default(), unfolded: BTreeSet::new() });
     }
     let unfolded = unfolded(&model, config);

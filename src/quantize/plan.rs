@@ -93,7 +93,7 @@ impl Plan {
             relative_error: weight.distortion.map_or(0.0, |distortion| distortion.relative_error()),
         });
         let weights = weights.collect();
-        Ok(Self { mean_image_as_bias: config.mean_image_as_bias, fold: config.fold, unfolded, weights })
+        Ok(Self { mean_image_as_bias: config.mean_image_as_bias, fold: config.fold(), unfolded, weights })
     }
 
     /// Bytes of all weights: codes, scales, biases and tables, as the planner expects them.

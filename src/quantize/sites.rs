@@ -218,11 +218,11 @@ fn decide(
     if target == StoredForm::Int8 {
         rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
     }
-    if before.is_quantized() && !config.requantize {
+    if before.is_quantized() && !config.requantize(target) {
         return Err(Reason::AlreadyQuantized);
     }
     let bytes = target.byte_len(units);
-    if !config.allow_growth && bytes >= before.byte_len(units) {
+    if !config.allow_growth(target) && bytes >= before.byte_len(units) {
         return Err(Reason::WouldNotShrink { bytes });
     }
     Ok((target, outcome))

@@ -20,7 +20,7 @@ pub use dequantize::Dequantize;
 pub use float16::Float16;
 pub use int8::Int8;
 pub use kmeans_lut::KmeansLut;
-pub use linear::{Linear, LinearRange, LinearSymmetric};
+pub use linear::{Linear, LinearRange, LinearSymmetric, SymmetricBits};
 pub use linear_lut::LinearLut;
 pub use statistics::{Levels, Needs, Statistics};
 
