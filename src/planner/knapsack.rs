@@ -133,7 +133,8 @@ impl Problem {
             uses += more;
             plan[class] = item;
         }
-        let least = |class: &Vec<Item>| class.iter().map(|item| item.goal + price * item.uses).fold(f64::INFINITY, f64::min);
+        let least =
+            |class: &Vec<Item>| class.iter().map(|item| item.goal + price * item.uses).fold(f64::INFINITY, f64::min);
         let least: f64 = self.classes.iter().map(least).sum();
         // Without a price the limit, which may be infinite, does not count.
         let least = if price == 0.0 { least } else { least - price * self.limit };
@@ -189,7 +190,8 @@ impl Problem {
                 class.iter().position(|item| priced(item) == least).unwrap_or_default()
             })
             .collect();
-        let excess = |class: usize, item: &Item| (priced(item) - priced(&self.classes[class][defaults[class]])).max(0.0);
+        let excess =
+            |class: usize, item: &Item| (priced(item) - priced(&self.classes[class][defaults[class]])).max(0.0);
         let mut goal = self.sums(best).1;
         let allowed = |goal: f64| goal * (1.0 - TOLERANCE) - relaxed.least;
         // What is left of each class. The largest come first: those to come fill the gaps.
@@ -220,7 +222,12 @@ impl Problem {
         let fixed = (0..plan.len()).filter(|class| open.iter().all(|(open, _)| open != class));
         let start = fixed.fold(Sum { uses: 0.0, goal: 0.0, excess: 0.0, before: 0, pick: 0 }, |sum, class| {
             let item = self.classes[class][plan[class]];
-            Sum { uses: sum.uses + item.uses, goal: sum.goal + item.goal, excess: sum.excess + excess(class, &item), ..sum }
+            Sum {
+                uses: sum.uses + item.uses,
+                goal: sum.goal + item.goal,
+                excess: sum.excess + excess(class, &item),
+                ..sum
+            }
         });
         let most = (MAX_ALL_SUMS / open.len().max(1)).clamp(256, MAX_SUMS);
         let mut steps: Vec<Vec<Sum>> = vec![vec![start]];
@@ -292,9 +299,8 @@ fn thin_out(sums: &mut Vec<Sum>, most: usize) {
 /// The indices of the lower convex hull, from what uses least to what has the least goal.
 fn hull(class: &[Item]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..class.len()).collect();
-    let by = |&a: &usize, &b: &usize| {
-        class[a].uses.total_cmp(&class[b].uses).then(class[a].goal.total_cmp(&class[b].goal))
-    };
+    let by =
+        |&a: &usize, &b: &usize| class[a].uses.total_cmp(&class[b].uses).then(class[a].goal.total_cmp(&class[b].goal));
     order.sort_by(by);
     let mut hull: Vec<usize> = Vec::new();
     for item in order {
@@ -326,7 +332,8 @@ mod tests {
         let mut plans = vec![(0, 0.0)];
         for group in groups {
             let ways: Vec<_> = all(group).iter().map(|picks| group.sums(picks)).collect();
-            plans = plans.iter().flat_map(|plan| ways.iter().map(move |way| (plan.0 + way.0, plan.1 + way.1))).collect();
+            plans =
+                plans.iter().flat_map(|plan| ways.iter().map(move |way| (plan.0 + way.0, plan.1 + way.1))).collect();
         }
         plans
     }
@@ -343,10 +350,12 @@ mod tests {
         let (mut reached, mut missed) = (0, 0);
         for case in 0..1000 {
             let count = 1 + random.below(4);
-            let groups: Vec<Group> = (0..count).map(|_| {
-                let weights = 1 + random.below(2);
-                random.group(weights, 4)
-            }).collect();
+            let groups: Vec<Group> = (0..count)
+                .map(|_| {
+                    let weights = 1 + random.below(2);
+                    random.group(weights, 4)
+                })
+                .collect();
             let classes: Vec<Vec<Point>> =
                 groups.iter().map(|group| group.frontier(&[], &mut |picks| group.sums(picks).0)).collect();
             let plans = all_plans(&groups);
@@ -363,7 +372,10 @@ mod tests {
             let solved = solve(&classes, Bound::Cost(limit), &[]).map(|plan| total(&classes, &plan));
             assert_eq!(solved.is_some(), best.is_some(), "case {case}");
             if let (Some((bytes, cost)), Some(best)) = (solved, best) {
-                assert!(cost <= limit && bytes as f64 <= best as f64 * (1.0 + 2.0 * TOLERANCE), "case {case}: {bytes}, {best}");
+                assert!(
+                    cost <= limit && bytes as f64 <= best as f64 * (1.0 + 2.0 * TOLERANCE),
+                    "case {case}: {bytes}, {best}"
+                );
             } else {
                 missed += 1;
             }
@@ -391,7 +403,11 @@ mod tests {
             let quality = 0.5 + random.below(1000) as f64 / 1000.0;
             let mut point = |bits: u64| Point {
                 bytes: 3 + bits * values / 8 + (1 << bits.min(8)) / 8,
-                cost: if bits == 9 { 0.0 } else { values as f64 * quality * (0.24 + random.below(80) as f64 / 1000.0).powi(bits as i32) },
+                cost: if bits == 9 {
+                    0.0
+                } else {
+                    values as f64 * quality * (0.24 + random.below(80) as f64 / 1000.0).powi(bits as i32)
+                },
                 picks: vec![bits as usize],
             };
             let mut points: Vec<Point> = (1..=9).map(&mut point).collect();

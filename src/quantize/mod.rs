@@ -92,9 +92,7 @@ pub fn quantize_to_file(
     let (model, folds) = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
-    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
-    let mut skeleton = proto::Model::clone(&model);
-    put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
+    let (skeleton, holes) = skeleton(&model, &sites);
     write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
         let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
         let params = job.run(index, &mut context);
@@ -117,6 +115,19 @@ pub(crate) fn prepare<'m>(
     }
     let (folded, report) = fold_proto(model.proto());
     Ok((Cow::Owned(folded), report))
+}
+
+/// The model with a hole for each weight, as long as the weight will be.
+fn skeleton(model: &proto::Model, sites: &[Site<'_>]) -> (proto::Model, Vec<Arc<Hole>>) {
+    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
+    let mut skeleton = model.clone();
+    put_back(&mut skeleton, sites, holes.iter().map(WeightParams::hole));
+    (skeleton, holes)
+}
+
+/// The exact length of the file of a model once its weights are stored in their new forms, in bytes.
+pub(crate) fn file_len(model: &proto::Model, sites: &[Site<'_>]) -> usize {
+    prost::Message::encoded_len(&skeleton(model, sites).0)
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
