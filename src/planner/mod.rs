@@ -14,6 +14,7 @@ mod knapsack;
 mod menu;
 mod size;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -22,6 +23,7 @@ use self::candidates::{Unusable, candidates};
 use self::menu::{Counting, Menu};
 use crate::error::{Error, Place};
 use crate::format::form::StoredForm;
+use crate::format::proto;
 use crate::model::Model;
 use crate::quantize::config::{Mode, QuantConfig};
 use crate::quantize::method::Method;
@@ -144,7 +146,8 @@ impl Planner {
         self
     }
 
-    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: yes.
+    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: yes, unless that
+    /// makes the model larger, as it can with float16 weights.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
         self.fold = fold;
@@ -161,7 +164,7 @@ impl Planner {
     /// for: keeping all weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
         self.check_target()?;
-        let (model, _) = prepare(model, &self.config(QuantConfig::float16()))?;
+        let (model, fold) = self.prepared(model)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = sites::plan(&model, &keep)?;
         let weighting = self.weightings(&sites)?;
@@ -210,7 +213,17 @@ impl Planner {
             bytes: candidate.form.byte_len(site.shape.units) as u64,
             relative_error: readable(candidate.relative_error),
         });
-        Ok(Plan { fold: self.fold, weights: planned.collect() })
+        Ok(Plan { fold, weights: planned.collect() })
+    }
+
+    /// The model whose weights are planned, and whether it is folded. Folded weights are float32: where those that were
+    /// float16 grow by more than folding saves, it has no place in a plan for few bytes.
+    fn prepared<'m>(&self, model: &'m Model) -> Result<(Cow<'m, proto::Model>, bool), Error> {
+        let (folded, report) = prepare(model, &self.config(QuantConfig::float16()))?;
+        if report.bytes_after <= report.bytes_before {
+            return Ok((folded, self.fold));
+        }
+        Ok((Cow::Borrowed(model.proto()), false))
     }
 
     fn check_target(&self) -> Result<(), Error> {

@@ -66,9 +66,9 @@ pub enum Reason {
     AlreadyStored,
     /// It is stored in 8 bits or fewer already, and quantizing again was not asked for.
     AlreadyQuantized,
-    /// It would take no fewer bytes: codes, scales, biases and table counted.
+    /// The file would not get smaller: codes, scales, biases, table and what is around them take no fewer bytes.
     WouldNotShrink {
-        /// The bytes it would take.
+        /// The bytes that the weight would take in the file.
         bytes: usize,
     },
     /// On-device training changes it, so it must stay in floats.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use crate::error::{Error, Place, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
@@ -91,7 +93,6 @@ fn plan_layer<'m>(
     let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
-    let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
@@ -114,7 +115,7 @@ fn plan_layer<'m>(
         let decision = match &chosen {
             Ok(quantizer) => {
                 let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
-                decide(weights, config, updatable, weight.rule, before, target, shape.units)
+                decide(weights, config, params, weight.rule, before, target, shape.units)
             }
             Err(reason) => Err(*reason),
         };
@@ -156,7 +157,7 @@ fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredFo
 fn decide(
     weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
-    updatable: bool,
+    params: &WeightParams,
     rule: Rule,
     before: StoredForm,
     target: StoredForm,
@@ -165,7 +166,7 @@ fn decide(
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
-    if target != StoredForm::Float32 && updatable {
+    if target != StoredForm::Float32 && layers::is_updatable(weights.layer) {
         return Err(Reason::Updatable);
     }
     rule.permits(target)?;
@@ -175,8 +176,8 @@ fn decide(
     if before.is_quantized() && !config.requantize {
         return Err(Reason::AlreadyQuantized);
     }
-    let bytes = target.byte_len(units);
-    if !config.allow_growth && bytes >= before.byte_len(units) {
+    let bytes = params::encoded_len(target, units, params.is_updatable);
+    if !config.allow_growth && bytes >= params.encoded_len() {
         return Err(Reason::WouldNotShrink { bytes });
     }
     Ok(target)
