@@ -166,7 +166,8 @@ impl<'m> Menu<'m> {
 
     /// The fewest bytes with at least this ratio of signal to noise, in decibels: measured, not estimated.
     pub(super) fn for_sqnr(&mut self, target: f64) -> Picks {
-        let limit = (self.weighting.iter().sum::<f64>() * 10_f64.powf(-target / 10.0)).max(0.0);
+        let limit = self.weighting.iter().sum::<f64>() * 10_f64.powf(-target / 10.0);
+        let limit = limit.max(0.0) * (1.0 + LAST_PLACES);
         for uniform in self.uniform() {
             if (self.cost(&uniform) / limit - 1.0).abs() <= ESTIMATED {
                 self.measure(&uniform);

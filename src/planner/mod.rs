@@ -200,7 +200,8 @@ impl Planner {
         let picks = match self.target {
             Target::Bytes(target) => menu.for_file(target).map_err(|least| Error::TargetTooSmall { target, least })?,
             Target::AverageBits(target) => menu
-                .for_weights((values * target / 8.0) as u64)
+                // A last place must not cost a byte.
+                .for_weights((values * target / 8.0 + 1e-6) as u64)
                 .map_err(|least| Error::TooFewBits { target, least: least as f64 * 8.0 / values })?,
             Target::SqnrDb(target) => menu.for_sqnr(target),
         };
