@@ -57,6 +57,12 @@ pub enum Error {
         /// The field's name.
         field: String,
     },
+    /// Some weights have values that their new form cannot hold: NaN or an infinity, or a number beyond its range.
+    #[error("{}", Refusals(refused))]
+    Unrepresentable {
+        /// All such weights, in the order of the model; at least one.
+        refused: Vec<Refused>,
+    },
     /// A weight does not take as many bytes as were left for it in the file. It is a fault of this crate's, and nothing was
     /// written.
     #[error("weight {index} takes {found} bytes in the file, {expected} were left for it; please report this")]
@@ -67,12 +73,6 @@ pub enum Error {
         expected: usize,
         /// The bytes that it takes.
         found: usize,
-    },
-    /// Some weights have values that their new form cannot hold: NaN or an infinity, or a number beyond its range.
-    #[error("{}", Refusals(refused))]
-    Unrepresentable {
-        /// All such weights, in the order of the model; at least one.
-        refused: Vec<Refused>,
     },
     /// Two models that are compared do not have the same weights.
     #[error("the models are not of the same network: {original} in one, {other} in the other")]

@@ -30,18 +30,20 @@ mod model;
 mod network;
 mod planner;
 #[cfg(feature = "predict")]
-#[allow(dead_code, unused_imports, reason = "the executor is being written")]
+#[allow(dead_code, reason = "single layers are run and replaced by comparison and calibration")]
 pub mod predict;
 mod quantize;
 mod quantizer;
 mod weight;
 
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
-pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
+pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
 pub use model::{DecodeOptions, Model, SaveOptions};
+pub use network::mean_image::{MeanImage, MeanImageObstacle};
+pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;

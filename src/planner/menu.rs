@@ -33,6 +33,9 @@ pub(super) enum Counting {
 /// The index of a candidate for each weight.
 pub(super) type Picks = Vec<usize>;
 
+/// Plans of a mode, in one number of bits each: the method for each weight.
+pub(super) type Uniform = Vec<Vec<Method>>;
+
 /// The weights of a model with what they can be.
 pub(super) struct Menu<'m> {
     model: &'m proto::Model,
@@ -44,8 +47,8 @@ pub(super) struct Menu<'m> {
     unchecked: Vec<bool>,
     layers: Vec<Layer>,
     counting: Counting,
-    /// The methods of each mode.
-    modes: Vec<Vec<Method>>,
+    /// For each mode and each method of it, what the weights become if it is taken for all of them.
+    modes: Vec<Uniform>,
     /// Made anew when a candidate was measured.
     problems: Vec<Problem>,
 }
@@ -77,7 +80,7 @@ impl<'m> Menu<'m> {
         sites: Vec<Site<'m>>,
         candidates: Vec<Vec<Candidate>>,
         weighting: Vec<f64>,
-        modes: Vec<Vec<Method>>,
+        modes: Vec<Uniform>,
         counting: Counting,
     ) -> Self {
         let mut layers = Vec::new();
@@ -211,11 +214,11 @@ impl<'m> Menu<'m> {
 
     /// The plans of a single method for all weights that can take it.
     fn uniform(&self) -> Vec<Picks> {
-        let with = |method: &Method| {
-            let pick = |candidates: &Vec<Candidate>| candidates.iter().position(|c| c.method == *method).unwrap_or(0);
-            self.candidates.iter().map(pick).collect()
+        let pick = |(candidates, method): (&Vec<Candidate>, &Method)| {
+            candidates.iter().position(|candidate| candidate.method == *method).unwrap_or(0)
         };
-        self.modes.iter().flatten().map(with).collect()
+        let picks = |methods: &Vec<Method>| self.candidates.iter().zip(methods).map(pick).collect();
+        self.modes.iter().flatten().map(picks).collect()
     }
 
     /// The plan of the smallest file.
@@ -271,30 +274,28 @@ impl<'m> Menu<'m> {
             return;
         }
         let uniform = self.uniform();
-        let modes = std::mem::take(&mut self.modes);
-        let single = modes.iter().filter(|_| modes.len() > 1).map(Some);
-        let problems = std::iter::once(None).chain(single).map(|methods| self.problem(methods, &uniform));
-        self.problems = problems.collect();
-        self.modes = modes;
+        let mut layers = std::mem::take(&mut self.layers);
+        let single = self.modes.iter().filter(|mode| self.modes.len() > 1 && !mode.is_empty()).map(Some);
+        let modes = std::iter::once(None).chain(single);
+        let problems: Vec<Problem> = modes.map(|mode| self.problem(&mut layers, mode, &uniform)).collect();
+        (self.problems, self.layers) = (problems, layers);
     }
 
-    /// The problem of some methods only, or all.
-    fn problem(&mut self, methods: Option<&Vec<Method>>, uniform: &[Picks]) -> Problem {
-        let allowed = |candidate: &Candidate| {
-            candidate.method == Method::Keep || methods.is_none_or(|methods| methods.contains(&candidate.method))
+    /// The problem of one mode only, or all.
+    fn problem(&self, layers: &mut [Layer], mode: Option<&Uniform>, uniform: &[Picks]) -> Problem {
+        let allowed = |site: usize, pick: usize| {
+            let method = self.candidates[site][pick].method;
+            method == Method::Keep || mode.is_none_or(|mode| mode.iter().any(|methods| methods[site] == method))
         };
-        // Of the uniform plans those that have no other method.
-        let is_part = |picks: &&Picks| self.chosen(picks).all(|(_, candidate)| allowed(&candidate));
+        // Of the uniform plans those that are part of it.
+        let is_part = |picks: &&Picks| picks.iter().enumerate().all(|(site, &pick)| allowed(site, pick));
         let uniform: Vec<&Picks> = uniform.iter().filter(is_part).collect();
         let mut known = vec![Vec::new(); uniform.len()];
         let mut classes = Vec::new();
-        let mut layers = std::mem::take(&mut self.layers);
-        for layer in &mut layers {
+        for layer in layers {
             let range = layer.sites.clone();
-            let indices = |candidates: &Vec<Candidate>| -> Vec<usize> {
-                (0..candidates.len()).filter(|&index| allowed(&candidates[index])).collect()
-            };
-            let indices: Vec<Vec<usize>> = self.candidates[range.clone()].iter().map(indices).collect();
+            let indices = |site: usize| (0..self.candidates[site].len()).filter(|&pick| allowed(site, pick)).collect();
+            let indices: Vec<Vec<usize>> = range.clone().map(indices).collect();
             let group = self.group(layer, &indices);
             let original = |picks: &[usize]| -> Picks {
                 picks.iter().zip(&indices).map(|(&pick, indices)| indices[pick]).collect()
@@ -318,7 +319,6 @@ impl<'m> Menu<'m> {
             points.iter_mut().for_each(|point| point.picks = original(&point.picks));
             classes.push(points);
         }
-        self.layers = layers;
         Problem { classes, known }
     }
 

@@ -14,7 +14,6 @@ mod knapsack;
 mod menu;
 mod size;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -23,15 +22,14 @@ use self::candidates::{Unusable, candidates};
 use self::menu::{Counting, Menu};
 use crate::error::{Error, Place};
 use crate::format::form::StoredForm;
-use crate::format::proto;
 use crate::model::Model;
 use crate::quantize::config::{Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
-use crate::quantize::prepare;
 use crate::quantize::report::Outcome;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantize::sites::{self, Site};
+use crate::quantize::{Prepared, prepare};
 use crate::quantizer::LinearRange;
 
 /// What a plan is to reach.
@@ -81,6 +79,7 @@ pub struct Planner {
     requantize: bool,
     fallback: Option<bool>,
     fold: bool,
+    mean_image_as_bias: bool,
 }
 
 impl Planner {
@@ -95,6 +94,7 @@ impl Planner {
             requantize: false,
             fallback: None,
             fold: true,
+            mean_image_as_bias: false,
         }
     }
 
@@ -154,6 +154,14 @@ impl Planner {
         self
     }
 
+    /// Whether mean images become the weights of bias layers first, see
+    /// [`QuantConfig::with_mean_image_as_bias`]. Default: no.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -164,24 +172,33 @@ impl Planner {
     /// for: keeping all weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
         self.check_target()?;
-        let (model, fold) = self.prepared(model)?;
+        let (Prepared { model, unfolded, .. }, fold) = self.prepared(model)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = sites::plan(&model, &keep)?;
         let weighting = self.weightings(&sites)?;
-        let modes: Vec<Vec<Method>> = self.modes.iter().map(|&mode| Method::of_mode(mode, self.range)).collect();
-        let modes: Vec<Vec<Method>> = modes.into_iter().filter(|methods| !methods.is_empty()).collect();
         // What each method alone would do: Core ML's rules and ours are applied there.
         let mut allowed: Vec<Vec<(Method, StoredForm)>> = sites.iter().map(|_| Vec::new()).collect();
-        for &method in modes.iter().flatten() {
-            let Some(quantizer) = method.quantizer() else { continue };
-            let config = self.config(QuantConfig::shared(quantizer));
-            for (site, allowed) in sites::plan(&model, &config)?.iter().zip(&mut allowed) {
-                // Codes that became floats instead are there as floats already.
-                let is_asked = site.after.is_quantized() == (method != Method::Float16);
-                if site.outcome == Outcome::Converted && is_asked {
-                    allowed.push((method, site.after));
+        let mut modes = Vec::new();
+        for &mode in &self.modes {
+            let mut uniform = Vec::new();
+            for method in Method::of_mode(mode, self.range) {
+                let Some(quantizer) = method.quantizer() else { continue };
+                let mut becomes = vec![Method::Keep; sites.len()];
+                let alone = sites::plan(&model, &self.config(QuantConfig::shared(quantizer)))?;
+                for ((site, allowed), becomes) in alone.iter().zip(&mut allowed).zip(&mut becomes) {
+                    *becomes = match site.outcome {
+                        Outcome::Converted => method,
+                        // A place that takes no codes.
+                        Outcome::Float16Instead => Method::Float16,
+                        _ => continue,
+                    };
+                    if !allowed.contains(&(*becomes, site.after)) {
+                        allowed.push((*becomes, site.after));
+                    }
                 }
+                uniform.push(becomes);
             }
+            modes.push(uniform);
         }
         let found: Vec<_> = sites.par_iter().zip(&allowed).map(|(site, allowed)| candidates(site, allowed)).collect();
         let (mut candidates, mut unusable) = (Vec::new(), Vec::new());
@@ -214,17 +231,23 @@ impl Planner {
             bytes: candidate.form.byte_len(site.shape.units) as u64,
             relative_error: readable(candidate.relative_error),
         });
-        Ok(Plan { fold, weights: planned.collect() })
+        Ok(Plan {
+            mean_image_as_bias: self.mean_image_as_bias,
+            fold,
+            unfolded: unfolded.into_iter().collect(),
+            weights: planned.collect(),
+        })
     }
 
     /// The model whose weights are planned, and whether it is folded. Folded weights are float32: where those that were
     /// float16 grow by more than folding saves, it has no place in a plan for few bytes.
-    fn prepared<'m>(&self, model: &'m Model) -> Result<(Cow<'m, proto::Model>, bool), Error> {
-        let (folded, report) = prepare(model, &self.config(QuantConfig::float16()))?;
-        if report.bytes_after <= report.bytes_before {
+    fn prepared<'m>(&self, model: &'m Model) -> Result<(Prepared<'m>, bool), Error> {
+        let config = self.config(QuantConfig::float16());
+        let folded = prepare(model, &config)?;
+        if folded.folds.bytes_after <= folded.folds.bytes_before {
             return Ok((folded, self.fold));
         }
-        Ok((Cow::Borrowed(model.proto()), false))
+        Ok((prepare(model, &config.with_fold(false))?, false))
     }
 
     fn check_target(&self) -> Result<(), Error> {
@@ -250,6 +273,7 @@ impl Planner {
         let selector = Arc::clone(&self.selector);
         let config = config
             .with_fold(self.fold)
+            .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_requantize(self.requantize)
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight));
         match self.fallback {

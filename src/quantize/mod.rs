@@ -1,6 +1,7 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 pub(crate) mod config;
+mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
 mod refusal;
@@ -9,23 +10,25 @@ pub(crate) mod selector;
 pub(crate) mod sites;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
 use self::config::{Progress, QuantConfig};
-use self::refusal::with_all_refused;
+use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
+use self::selector::WeightInfo;
 use self::sites::{Site, plan};
-use crate::error::Error;
+use crate::error::{Error, Refused, WeightError};
 use crate::fold::{FoldReport, fold_proto, has_foldable};
 use crate::format::form::StoredForm;
 use crate::format::proto::{self, WeightParams};
 use crate::format::weight_params::Hole;
 use crate::model::{Model, SaveOptions, walk, write};
-use crate::network::{layers, params, rules};
+use crate::network::mean_image::{MeanImage, make_biases, mean_images};
+use crate::network::{layers, params, rules, weights};
 use crate::quantizer::{self, QuantizeContext};
 use crate::weight::Buffers;
 use crate::weight::distortion::Distortion;
@@ -50,7 +53,7 @@ pub struct Quantized {
 /// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
 /// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
-    let (model, folds) = prepare(model, config)?;
+    let Prepared { model, folds, .. } = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
@@ -72,7 +75,7 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(mean_images(&model), folds, sites, measured) })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -89,7 +92,7 @@ pub fn quantize_to_file(
     path: impl AsRef<std::path::Path>,
     options: &SaveOptions,
 ) -> Result<Report, Error> {
-    let (model, folds) = prepare(model, config)?;
+    let Prepared { model, folds, .. } = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     let (skeleton, holes) = skeleton(&model, &sites);
@@ -101,20 +104,64 @@ pub fn quantize_to_file(
     })
     .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
-    Ok(report(folds, sites, measured))
+    Ok(report(mean_images(&model), folds, sites, measured))
 }
 
-/// The model whose weights are planned: folded first, if the configuration says so.
-pub(crate) fn prepare<'m>(
-    model: &'m Model,
-    config: &QuantConfig,
-) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
+/// The model whose weights are planned.
+pub(crate) struct Prepared<'m> {
+    /// The model itself, or what was made of it: mean images as bias layers, layers folded.
+    pub model: Cow<'m, proto::Model>,
+    /// What was folded.
+    pub folds: FoldReport,
+    /// The layers that folding left as they are because they are skipped, by their index before it.
+    pub unfolded: BTreeSet<usize>,
+}
+
+/// Makes the model whose weights are planned.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network.
+pub(crate) fn prepare<'m>(model: &'m Model, config: &QuantConfig) -> Result<Prepared<'m>, Error> {
     model.require_network()?;
-    if !config.fold || !has_foldable(model.proto()) {
-        return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
+    let mut model = Cow::Borrowed(model.proto());
+    if config.mean_image_as_bias && mean_images(&model).iter().any(|mean| mean.obstacle.is_none()) {
+        make_biases(model.to_mut(), &|_, _| true);
     }
-    let (folded, report) = fold_proto(model.proto());
-    Ok((Cow::Owned(folded), report))
+    if !config.fold || !has_foldable(&model) {
+        return Ok(Prepared { model, folds: FoldReport::default(), unfolded: BTreeSet::new() });
+    }
+    let unfolded = unfolded(&model, config);
+    let (folded, folds) = fold_proto(&model, &unfolded);
+    Ok(Prepared { model: Cow::Owned(folded), folds, unfolded })
+}
+
+/// The layers with weights that folding leaves as they are, by their index: those of which the configuration skips every
+/// weight, and those of its plan.
+fn unfolded(model: &proto::Model, config: &QuantConfig) -> BTreeSet<usize> {
+    let mut found = config.planned_unfolded();
+    weights::each(model, &mut |layer| {
+        if !layer.weights.is_empty() && layer.weights.iter().all(|weight| config.skips(&WeightInfo::of(&layer, weight)))
+        {
+            found.insert(layer.at.index);
+        }
+    });
+    found
+}
+
+/// The error of a job: if it is that a weight's values cannot be stored, all such weights.
+fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
+    let first = match &error {
+        Error::Weight { place, cause: WeightError::Quantize(cause) } if reason(cause).is_some() => place,
+        _ => return error,
+    };
+    let of_site = |site: &Site<'_>| {
+        let cause = site.refusal(site.converter()?, site.after)?;
+        Some(Refused { place: site.place.clone(), form: site.after, cause })
+    };
+    let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
+    // A quantizer of the caller's may refuse a weight for another cause, and another time.
+    if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
 }
 
 /// The model with a hole for each weight, as long as the weight will be.
@@ -134,7 +181,7 @@ pub(crate) fn file_len(model: &proto::Model, sites: &[Site<'_>]) -> usize {
 fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
         Outcome::Kept(_) => prost::Message::encoded_len(site.params),
-        Outcome::Converted | Outcome::MovedAlong => {
+        Outcome::Converted | Outcome::Float16Instead | Outcome::MovedAlong => {
             params::encoded_len(site.after, site.shape.units, site.params.is_updatable)
         }
     }
@@ -158,7 +205,7 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
                 let (Some(place), Some(found)) = (weight.params, found) else { continue };
                 let (site, params) = new.swap_remove(found);
                 *place = params;
-                if site.outcome != Outcome::Converted {
+                if matches!(site.outcome, Outcome::Kept(_)) {
                     continue;
                 }
                 version = version.max(site.after.specification_version());
@@ -235,7 +282,12 @@ impl<'a> Job<'a> {
     }
 }
 
-fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distortion>>) -> Report {
+fn report(
+    mean_images: Vec<MeanImage>,
+    folds: FoldReport,
+    sites: Vec<Site<'_>>,
+    measured: Vec<Option<Distortion>>,
+) -> Report {
     let weights = sites.into_iter().zip(measured).map(|(site, distortion)| WeightReport {
         place: site.place,
         shape: site.shape.dims,
@@ -244,5 +296,5 @@ fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distorti
         outcome: site.outcome,
         distortion,
     });
-    Report { folds, weights: weights.collect() }
+    Report { mean_images, folds, weights: weights.collect() }
 }

@@ -5,20 +5,23 @@
 //! and afterwards, so that an error names all such weights and not only the first. The quantizer runs only on weights
 //! whose largest magnitude gives reason to.
 
-use rayon::prelude::*;
-
-use crate::error::{Error, QuantizeError, Refused, WeightError};
+use crate::error::{QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::kernels::{Layout, encode};
-use crate::quantize::report::Reason;
-use crate::quantize::sites::Site;
 use crate::quantizer::{QuantizeContext, Quantizer};
+use crate::weight::{Buffers, WeightView};
+
+use super::report::Reason;
 
 /// No scale or bias of smaller magnitudes leaves float32: they are at most a few times as large.
 const ORDINARY: f32 = f32::MAX / 64.0;
 
-/// Why a weight's values cannot be stored in a form, `None` if they can.
-pub(super) fn refusal(site: &Site<'_>, quantizer: &dyn Quantizer, form: StoredForm) -> Option<(Reason, QuantizeError)> {
+/// Why a weight's values cannot be stored in a form; `None` if they can.
+pub(super) fn refusal<'w>(
+    weight: impl FnOnce(&mut Buffers) -> Result<WeightView<'w>, WeightError>,
+    quantizer: &dyn Quantizer,
+    form: StoredForm,
+) -> Option<QuantizeError> {
     let limit = match form {
         // Holds what any form held.
         StoredForm::Float32 => return None,
@@ -26,8 +29,7 @@ pub(super) fn refusal(site: &Site<'_>, quantizer: &dyn Quantizer, form: StoredFo
         _ => ORDINARY,
     };
     let mut context = QuantizeContext::new();
-    // What cannot be read was refused before.
-    let weight = site.view(&mut context.buffers).ok()?;
+    let weight = weight(&mut context.buffers).ok()?;
     let largest = encode::ranges(weight.as_le_bytes(), Layout::per_tensor(weight.len())).map(|ranges| {
         let magnitude = |range: &encode::Range| f32::max(range.bounds().0.abs(), range.bounds().1.abs());
         ranges.iter().map(magnitude).fold(0.0, f32::max)
@@ -35,31 +37,15 @@ pub(super) fn refusal(site: &Site<'_>, quantizer: &dyn Quantizer, form: StoredFo
     if largest.is_ok_and(|largest| largest <= limit) {
         return None;
     }
-    let error = quantizer.quantize(weight, &mut context).err()?;
-    reason(&error).map(|reason| (reason, error))
+    quantizer.quantize(weight, &mut context).err().filter(|error| reason(error).is_some())
 }
 
 /// The reason for which a weight stays, if the error is that its values cannot be stored.
-fn reason(error: &QuantizeError) -> Option<Reason> {
+pub(super) fn reason(error: &QuantizeError) -> Option<Reason> {
     match *error {
         QuantizeError::NonFinite { index, .. } => Some(Reason::NonFinite { index }),
         QuantizeError::Float16Range { index, .. } => Some(Reason::BeyondFloat16 { index }),
         QuantizeError::ScaleRange { channel } => Some(Reason::BeyondScale { channel }),
         _ => None,
     }
-}
-
-/// The error of a job: if it is that a weight's values cannot be stored, all such weights.
-pub(super) fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
-    let first = match &error {
-        Error::Weight { place, cause: WeightError::Quantize(cause) } if reason(cause).is_some() => place,
-        _ => return error,
-    };
-    let of_site = |site: &Site<'_>| {
-        let (_, cause) = refusal(site, site.converter()?, site.after)?;
-        Some(Refused { place: site.place.clone(), form: site.after, cause })
-    };
-    let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
-    // A quantizer of the caller's may refuse a weight for another cause, and another time.
-    if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
 }

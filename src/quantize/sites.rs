@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use crate::error::{Error, Place, WeightError};
+use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
 use crate::network::layers;
 use crate::network::params;
 use crate::network::rules::{self, Refusal, Rule};
 use crate::network::shape::Shape;
+use crate::network::uses::Uses;
 use crate::network::weights::{self, LayerWeights};
 use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::QuantConfig;
-use super::refusal::refusal;
+use super::exact::stay_exact;
+use super::refusal::{reason, refusal};
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
 
@@ -55,8 +57,13 @@ impl<'m> Site<'m> {
         }
     }
 
+    /// Why a form cannot hold the weight's values; `None` if it can.
+    pub(crate) fn refusal(&self, quantizer: &dyn Quantizer, form: StoredForm) -> Option<QuantizeError> {
+        refusal(|buffers| self.view(buffers), quantizer, form)
+    }
+
     /// The weight stays as it is, for a reason.
-    fn keep(&mut self, reason: Reason) {
+    pub(crate) fn keep(&mut self, reason: Reason) {
         self.after = self.before;
         self.outcome = Outcome::Kept(reason);
     }
@@ -71,9 +78,10 @@ impl<'m> Site<'m> {
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
+    let uses = Uses::of_model(model);
     weights::each(model, &mut |layer| {
         if failure.is_none()
-            && let Err(error) = plan_layer(&layer, config, &mut sites)
+            && let Err(error) = plan_layer(&layer, &uses, config, &mut sites)
         {
             failure = Some(error);
         }
@@ -87,25 +95,18 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 
 fn plan_layer<'m>(
     weights: &LayerWeights<'_, 'm>,
+    uses: &Uses,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
-    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
+    let LayerWeights { at, layer, layer_type: Some(_), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
     for weight in &weights.weights {
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
-        let info = WeightInfo {
-            network: at.network,
-            inside: at.inside,
-            layer,
-            layer_name: &layer.name,
-            layer_type,
-            field: &place.field,
-            shape: &shape.dims,
-        };
+        let info = WeightInfo::of(weights, weight);
         config.check_planned(sites.len(), &info)?;
         let chosen = match weight.rule {
             Rule::LeaveAlone => Err(Reason::LeftAlone),
@@ -120,24 +121,29 @@ fn plan_layer<'m>(
             Err(reason) => Err(*reason),
         };
         let (after, outcome) = match decision {
-            Ok(form) => (form, Outcome::Converted),
+            Ok((form, outcome)) => (form, outcome),
             Err(reason) => (before, Outcome::Kept(reason)),
         };
         let shape = shape.clone();
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
     let sites = &mut sites[first..];
-    let fallback = config.fallback(layer);
+    // What is float16 though nobody asked for it falls back in any case.
+    let instead = sites.iter().any(|site| site.outcome == Outcome::Float16Instead);
+    let fallback = instead || config.fallback(layer);
     if fallback {
         for site in sites.iter_mut() {
-            let refused = site.converter().and_then(|quantizer| refusal(site, quantizer, site.after));
-            if let Some((reason, _)) = refused {
+            let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
+            if let Some(reason) = refused.as_ref().and_then(reason) {
                 site.keep(reason);
             }
         }
     }
     if selected {
         agree(sites, fallback);
+    }
+    if let Some(used_as) = uses.of_stored(at.index) {
+        stay_exact(sites, used_as);
     }
     Ok(())
 }
@@ -153,7 +159,7 @@ fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredFo
     Ok(form)
 }
 
-/// The form a selected weight gets, or the reason for which it stays.
+/// The form a selected weight gets and how that came about, or the reason for which it stays.
 fn decide(
     weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
@@ -162,14 +168,20 @@ fn decide(
     before: StoredForm,
     target: StoredForm,
     units: usize,
-) -> Result<StoredForm, Reason> {
+) -> Result<(StoredForm, Outcome), Reason> {
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
     if target != StoredForm::Float32 && layers::is_updatable(weights.layer) {
         return Err(Reason::Updatable);
     }
-    rule.permits(target)?;
+    let is_codes = matches!(target, StoredForm::Linear { .. } | StoredForm::LookupTable { .. });
+    let (target, outcome) = match rule.permits(target) {
+        Err(Refusal::FloatOnly) if is_codes && before == StoredForm::Float32 && config.float16_instead => {
+            (StoredForm::Float16, Outcome::Float16Instead)
+        }
+        permitted => permitted.map(|()| (target, Outcome::Converted))?,
+    };
     if target == StoredForm::Int8 {
         rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
     }
@@ -180,7 +192,7 @@ fn decide(
     if !config.allow_growth && bytes >= params.encoded_len() {
         return Err(Reason::WouldNotShrink { bytes });
     }
-    Ok(target)
+    Ok((target, outcome))
 }
 
 impl From<Refusal> for Reason {
@@ -199,7 +211,7 @@ impl From<Refusal> for Reason {
 ///
 /// Where some become float16, the others follow; with `fallback` only if all can, else none does. A mix that only the
 /// original had (Create ML writes such models) becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>], fallback: bool) {
+pub(crate) fn agree(sites: &mut [Site<'_>], fallback: bool) {
     let mixed = |sites: &[Site<'_>]| {
         let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
         has(StoredForm::Float16) && has(StoredForm::Float32)
@@ -207,9 +219,11 @@ fn agree(sites: &mut [Site<'_>], fallback: bool) {
     if !mixed(sites) {
         return;
     }
-    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
+    // What was asked for and is so already was asked for all the same.
+    let asked = [Outcome::Converted, Outcome::Float16Instead, Outcome::Kept(Reason::AlreadyStored)];
+    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && asked.contains(&site.outcome);
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
-    let cannot = |site: &Site<'_>| follows(site) && refusal(site, &Float16, StoredForm::Float16).is_some();
+    let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);
     if narrowing && fallback && sites.iter().any(cannot) {
         narrowing = false;
