@@ -252,7 +252,9 @@ impl Planner {
 
     fn check_target(&self) -> Result<(), Error> {
         match self.target {
-            Target::AverageBits(value) if !(value >= 0.0) => Err(Error::InvalidTarget { value, unit: "bits a value" }),
+            Target::AverageBits(value) if value.is_nan() || value < 0.0 => {
+                Err(Error::InvalidTarget { value, unit: "bits a value" })
+            }
             Target::SqnrDb(value) if value.is_nan() => Err(Error::InvalidTarget { value, unit: "decibels" }),
             _ => Ok(()),
         }
