@@ -92,12 +92,12 @@ pub enum Error {
         /// The weight in the plan.
         planned: String,
     },
-    /// The target is smaller than the smallest choice for every weight.
+    /// The target is smaller than the file with the smallest choice for every weight.
     #[error("the target of {target} bytes cannot be reached: the least is {least}")]
     TargetTooSmall {
         /// The bytes that were asked for.
         target: u64,
-        /// The bytes with the smallest choice for each weight.
+        /// The bytes of the model's file with the smallest choice for each weight.
         least: u64,
     },
     /// The caller ended the job, see [`QuantConfig::with_progress`](crate::QuantConfig::with_progress).
@@ -114,6 +114,30 @@ pub enum Error {
     /// There are no samples to calibrate on.
     #[error("there are no samples to calibrate on; give at least one, or draw synthetic ones")]
     NoSamples,
+    /// The target is smaller than the average with the smallest choice for every weight.
+    #[error("the target of {target} bits a value cannot be reached: the least is {}", Rounded(*least))]
+    TooFewBits {
+        /// The bits a value that were asked for.
+        target: f64,
+        /// The bits a value with the smallest choice for each weight.
+        least: f64,
+    },
+    /// The target is no number that a plan could reach: NaN, or negative bits.
+    #[error("a target of {value} {unit} makes no sense")]
+    InvalidTarget {
+        /// The number that was given.
+        value: f64,
+        /// What it counts: bits a value, or decibels.
+        unit: &'static str,
+    },
+    /// A weighting that is NaN, infinite or negative.
+    #[error("{place}: the weighting is {value}, a finite number that is not negative is expected")]
+    InvalidWeighting {
+        /// The weight.
+        place: Box<Place>,
+        /// What the function returned.
+        value: f64,
+    },
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -496,6 +520,15 @@ impl TryFrom<u32> for Nbits {
     /// [`ConfigError::Nbits`] outside 1 to 8.
     fn try_from(nbits: u32) -> Result<Self, ConfigError> {
         Self::new(nbits).ok_or(ConfigError::Nbits { found: nbits })
+    }
+}
+
+/// A number with four decimals, rounded up: as a target it can be reached.
+struct Rounded(f64);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ((self.0 * 1e4).ceil() / 1e4).fmt(f)
     }
 }
 

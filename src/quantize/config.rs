@@ -391,8 +391,9 @@ impl QuantConfig {
         self
     }
 
-    /// Whether a weight is converted even if it does not get smaller, as a bias of ten values with a table of 256
-    /// entries. Default: it stays as it is, except where float32 or int8 is asked for.
+    /// Whether a weight is converted even if the file does not get smaller by it, as a bias of ten values with a table of
+    /// 256 entries. Default: it stays as it is, except where float32
+    /// or int8 is asked for.
     #[must_use]
     pub fn with_growth(mut self, allow_growth: bool) -> Self {
         self.allow_growth = Some(allow_growth);

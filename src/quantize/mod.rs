@@ -102,9 +102,7 @@ pub fn quantize_to_file(
     let mut sites = plan(&model, config)?;
     let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
     let job = Job::new(config, &sites, &chosen);
-    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
-    let mut skeleton = proto::Model::clone(&model);
-    put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
+    let (mut skeleton, holes) = skeleton(&model, &sites);
     chosen.add_biases(&mut skeleton);
     write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
         let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
@@ -187,6 +185,19 @@ fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
     let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
     // A quantizer of the caller's may refuse a weight for another cause, and another time.
     if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
+}
+
+/// The model with a hole for each weight, as long as the weight will be.
+fn skeleton(model: &proto::Model, sites: &[Site<'_>]) -> (proto::Model, Vec<Arc<Hole>>) {
+    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
+    let mut skeleton = model.clone();
+    put_back(&mut skeleton, sites, holes.iter().map(WeightParams::hole));
+    (skeleton, holes)
+}
+
+/// The exact length of the file of a model once its weights are stored in their new forms, in bytes.
+pub(crate) fn file_len(model: &proto::Model, sites: &[Site<'_>]) -> usize {
+    prost::Message::encoded_len(&skeleton(model, sites).0)
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.

@@ -81,9 +81,9 @@ pub enum Reason {
     AlreadyStored,
     /// It is stored in 8 bits or fewer already, and quantizing again was not asked for.
     AlreadyQuantized,
-    /// It would take no fewer bytes: codes, scales, biases and table counted.
+    /// The file would not get smaller: codes, scales, biases, table and what is around them take no fewer bytes.
     WouldNotShrink {
-        /// The bytes it would take.
+        /// The bytes that the weight would take in the file.
         bytes: usize,
     },
     /// Its values are used as indices, shapes, counts or conditions, and in the form asked for some would not be exactly

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
@@ -101,7 +103,6 @@ fn plan_layer<'m>(
     let first = sites.len();
     let mut selected = false;
     let mut softened = Vec::new();
-    let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
@@ -134,7 +135,7 @@ fn plan_layer<'m>(
         let decision = match &chosen {
             Ok(quantizer) => {
                 let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
-                decide(weights, config, updatable, weight.rule, before, target, shape.units)
+                decide(weights, config, params, weight.rule, before, target, shape.units)
             }
             Err(reason) => Err(*reason),
         };
@@ -196,7 +197,7 @@ fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredFo
 fn decide(
     weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
-    updatable: bool,
+    params: &WeightParams,
     rule: Rule,
     before: StoredForm,
     target: StoredForm,
@@ -205,7 +206,7 @@ fn decide(
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
-    if target != StoredForm::Float32 && updatable {
+    if target != StoredForm::Float32 && layers::is_updatable(weights.layer) {
         return Err(Reason::Updatable);
     }
     let is_codes = matches!(target, StoredForm::Linear { .. } | StoredForm::LookupTable { .. });
@@ -221,8 +222,8 @@ fn decide(
     if before.is_quantized() && !config.requantize(target) {
         return Err(Reason::AlreadyQuantized);
     }
-    let bytes = target.byte_len(units);
-    if !config.allow_growth(target) && bytes >= before.byte_len(units) {
+    let bytes = params::encoded_len(target, units, params.is_updatable);
+    if !config.allow_growth(target) && bytes >= params.encoded_len() {
         return Err(Reason::WouldNotShrink { bytes });
     }
     Ok((target, outcome))
