@@ -30,6 +30,14 @@ pub enum Error {
         /// What it is instead.
         what: NotAModel,
     },
+    /// A folder is no package in order.
+    #[error("{path}: {source}", path = path.display())]
+    Package {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::package::ManifestError,
+    },
     /// The bytes are not a Core ML model.
     #[error("not a Core ML model: {0}")]
     NotAModel(NotAModel),

@@ -35,10 +35,12 @@ mod measure;
 mod method;
 mod mixed;
 mod model;
+mod package;
 mod plan;
 #[cfg(feature = "predict")]
 #[allow(dead_code, unused_imports, reason = "the executor is being written")]
 pub mod predict;
+mod program;
 pub mod proto;
 mod quantize;
 mod quantizer;
@@ -62,6 +64,8 @@ pub use measure::Distortion;
 pub use method::Method;
 pub use mixed::{Plan, PlannedWeight, Planner, Target};
 pub use model::Model;
+pub use package::{ManifestError, Package};
+pub use program::{BlobError, Dtype, ValueError};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric,
