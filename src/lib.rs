@@ -65,7 +65,7 @@ pub use method::Method;
 pub use mixed::{Plan, PlannedWeight, Planner, Target};
 pub use model::Model;
 pub use package::{ManifestError, Package};
-pub use program::{BlobError, DeploymentTarget, Dtype, FormError, UnknownTarget, ValueError, WeightProblem};
+pub use program::{BlobError, DeploymentTarget, Dtype, FormError, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget, ValueError, WeightProblem};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric,

@@ -20,6 +20,7 @@ pub(crate) mod least_squares;
 pub(crate) mod linear;
 pub(crate) mod pack;
 pub(crate) mod pack_lsb;
+pub(crate) mod prune;
 pub(crate) mod shift_scale;
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,7 @@ mod value;
 pub use blobs::BlobError;
 pub use dtype::Dtype;
 pub use opset::{DeploymentTarget, UnknownTarget};
+pub use recipe::{Granularity, Pruning, PruningError, UnknownGranularity};
 pub use value::ValueError;
 
 mod axes;
@@ -14,6 +15,8 @@ mod evaluate;
 mod form;
 mod graph;
 mod opset;
+mod recipe;
+mod rewrite;
 
 use thiserror::Error;
 
