@@ -5,7 +5,10 @@
 use std::hint::black_box;
 
 use coreml_quant::weight_params::FloatValues;
-use coreml_quant::{Buffers, Float16, KmeansLut, Linear, LinearLut, LinearSymmetric, Nbits, Quantizer, WeightView};
+use coreml_quant::{
+    Blocks, Float16, KmeansLut, Linear, LinearLut, LinearSymmetric, Nbits, QuantizeContext, Quantizer, WeightSpec,
+    WeightView,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 #[path = "synthetic.rs"]
@@ -29,6 +32,7 @@ fn modes(criterion: &mut Criterion) {
     };
     for shape in SHAPES {
         let elements = shape[0] * shape[1];
+        let Some(blocks) = Blocks::along(&shape, 0) else { continue };
         let values = FloatValues::from(weights(Distribution::Normal, elements, 1));
         let throughput = Throughput::Bytes(4 * elements as u64);
 
@@ -43,13 +47,13 @@ fn modes(criterion: &mut Criterion) {
         let mut run = |mode: &str, bits: u32, quantizer: &dyn Quantizer| {
             let mut group = criterion.benchmark_group(mode);
             group.throughput(throughput.clone());
-            let mut buffers = Buffers::new();
+            let mut context = QuantizeContext::new();
             group.bench_function(BenchmarkId::new(bits.to_string(), elements), |bencher| {
                 bencher.iter(|| {
-                    let weight = WeightView::new(black_box(&values), &shape, Some(0));
-                    let quantized = weight.map(|weight| quantizer.quantize(weight, &mut buffers));
+                    let weight = WeightView::new(black_box(&values), WeightSpec::new(&blocks));
+                    let quantized = weight.map(|weight| quantizer.quantize(weight, &mut context));
                     if let Some(Ok(quantized)) = black_box(quantized) {
-                        quantized.recycle(&mut buffers);
+                        context.recycle(quantized);
                     }
                 });
             });

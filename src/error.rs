@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::kernels;
-use crate::stored::StoredForm;
+use crate::format::form::StoredForm;
 
 /// Why an operation failed. Nothing was changed or written.
 #[derive(Debug, Error)]
@@ -54,6 +53,17 @@ pub enum Error {
         place: Box<Place>,
         /// What is wrong with it.
         source: WeightError,
+    },
+    /// A weight does not take as many bytes as were left for it in the file. It is a fault of this crate's, and nothing was
+    /// written.
+    #[error("weight {index} takes {found} bytes in the file, {expected} were left for it; please report this")]
+    EncodedLength {
+        /// The weight's index, in the order of the model.
+        index: usize,
+        /// The bytes that were left.
+        expected: usize,
+        /// The bytes that it takes.
+        found: usize,
     },
     /// Two models that are compared do not have the same weights.
     #[error("the models are not of the same network: {original} in one, {other} in the other")]
@@ -178,6 +188,8 @@ pub struct Place {
     pub layer: Arc<str>,
     /// The layer's type, under its name in the format.
     pub layer_type: &'static str,
+    /// The layer's index among all layers of the model, in its order: layers may share a name, or have none.
+    pub index: usize,
     /// The field's name in the format.
     pub field: Cow<'static, str>,
 }
@@ -344,14 +356,6 @@ pub enum QuantizeError {
         /// 2^bits.
         expected: usize,
     },
-    /// A lookup table entry is NaN or infinite.
-    #[error("table entry {index} is {value}")]
-    TableEntry {
-        /// Its index.
-        index: usize,
-        /// Its value.
-        value: f32,
-    },
     /// There is not one code for each value.
     #[error("{found} codes were returned for {expected} values")]
     CodeCount {
@@ -398,10 +402,12 @@ pub enum ConfigError {
         allowed: &'static str,
     },
     /// There is no such mode.
-    #[error("there is no mode \"{found}\"; the modes are {}", crate::config::mode_names())]
+    #[error("there is no mode \"{found}\"; the modes are {}", known.join(", "))]
     UnknownMode {
         /// What was asked for.
         found: String,
+        /// The names there are.
+        known: Vec<&'static str>,
     },
     /// There is no such way to store a weight.
     #[error("\"{found}\" is no method; methods are keep, float16, and modes with bits as in kmeans_lut:4")]
@@ -419,10 +425,12 @@ pub enum ConfigError {
     #[error("custom_lut needs a function, see QuantConfig::custom_lut")]
     NeedsFunction,
     /// There is no layer type of this name that is quantized.
-    #[error("there is no quantizable layer type \"{found}\"; the types are {}", crate::selector::SKIP_TYPES.join(", "))]
+    #[error("there is no quantizable layer type \"{found}\"; the types are {}", known.join(", "))]
     UnknownLayerType {
         /// What was asked for.
         found: String,
+        /// The types there are.
+        known: &'static [&'static str],
     },
 }
 
@@ -456,26 +464,5 @@ impl fmt::Display for NetworkHint<'_> {
             f.write_str("; the weights of an ML Program are quantized with coremltools.optimize.coreml")?;
         }
         Ok(())
-    }
-}
-
-impl From<kernels::NonFinite> for QuantizeError {
-    fn from(kernels::NonFinite { index, value }: kernels::NonFinite) -> Self {
-        Self::NonFinite { index, value }
-    }
-}
-
-impl From<kernels::linear::Error> for QuantizeError {
-    fn from(error: kernels::linear::Error) -> Self {
-        match error {
-            kernels::linear::Error::NonFinite(error) => error.into(),
-            kernels::linear::Error::Overflow { channel } => Self::ScaleRange { channel },
-        }
-    }
-}
-
-impl From<kernels::float16::OutOfRange> for QuantizeError {
-    fn from(kernels::float16::OutOfRange { index, value }: kernels::float16::OutOfRange) -> Self {
-        if value.is_finite() { Self::Float16Range { index, value } } else { Self::NonFinite { index, value } }
     }
 }

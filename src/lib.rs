@@ -21,58 +21,44 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)
 )]
 
-mod check;
-mod compare;
-mod config;
-mod decode;
 mod error;
 mod fold;
+mod format;
+mod inspect;
 mod kernels;
-mod kmeans;
-mod layer_type;
-mod layers;
-mod measure;
-mod method;
-mod mixed;
 mod model;
+mod network;
 mod package;
-mod plan;
+mod planner;
 #[cfg(feature = "predict")]
 #[allow(dead_code, unused_imports, reason = "the executor is being written")]
 pub mod predict;
 mod program;
-pub mod proto;
 mod quantize;
 mod quantizer;
-mod report;
-mod save;
-mod selector;
-mod stored;
-mod survey;
-mod walk;
-pub mod weight_params;
-mod wire;
+mod weight;
 
-pub use check::{Finding, Subject, Violation, check};
-pub use compare::compare;
-pub use config::{Mode, Progress, QuantConfig};
-pub use decode::DecodeOptions;
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
-pub use layer_type::layer_type;
-pub use measure::Distortion;
-pub use method::Method;
-pub use mixed::{Plan, PlannedWeight, Planner, Target};
-pub use model::Model;
+pub use format::form::{Nbits, StoredForm};
+pub use format::{layer_type, layer_types, proto, weight_params};
+pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
+pub use model::{DecodeOptions, Model, SaveOptions};
 pub use package::{ManifestError, Package};
-pub use program::{BlobError, DeploymentTarget, Dtype, FormError, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget, ValueError, WeightProblem};
+pub use planner::{Planner, Target};
+pub use program::{
+    BlobError, DeploymentTarget, Dtype, FormError, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget,
+    ValueError, WeightProblem,
+};
+pub use quantize::config::{Mode, Progress, QuantConfig};
+pub use quantize::method::Method;
+pub use quantize::plan::{Plan, PlannedWeight};
+pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
+pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    Buffers, Codes, CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric,
-    QuantizedWeight, Quantizer, WeightView,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, QuantizeContext,
+    Quantizer,
 };
-pub use report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use save::SaveOptions;
-pub use selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
-pub use stored::{Nbits, StoredForm};
-pub use survey::{LayerSurvey, WeightSurvey};
+pub use weight::distortion::Distortion;
+pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -14,9 +14,9 @@ use coreml_quant::proto::{
     Convolution3DLayerParams, ConvolutionLayerParams, LinearQuantizationParams, NeuralNetworkLayer, WeightParams,
 };
 use coreml_quant::{
-    AdvancedSelector, Buffers, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Place, QuantConfig,
-    QuantizeError, QuantizedWeight, Quantizer, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
-    WeightView, quantize_to_file, quantize_weights,
+    AdvancedSelector, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Payload, Place, QuantConfig,
+    QuantizeContext, QuantizeError, Quantizer, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
+    WeightSpec, WeightView, quantize_to_file, quantize_weights,
 };
 
 /// Asserts on a pattern, and says what came instead.
@@ -397,9 +397,11 @@ fn tables_of_the_caller() {
         custom_lut(|_, values| Ok((vec![0.0; 5], vec![0; values.len()]))),
         QuantizeError::TableLength { found: 5, expected: 4 }
     );
+    let entries = |values: &[f32]| Ok((vec![0.0, 1.0, f32::NAN, 2.0], vec![0; values.len()]));
+    let config = QuantConfig::custom_lut(2, move |_, values| entries(values)).unwrap().with_growth(true);
     assert_matches!(
-        custom_lut(|_, values| Ok((vec![0.0, 1.0, f32::NAN, 2.0], vec![0; values.len()]))),
-        QuantizeError::TableEntry { index: 2, value } if value.is_nan()
+        fail_in_matrix(Some(float32(30)), &config),
+        WeightError::NonFiniteParameter { index: 2, value, .. } if value.is_nan()
     );
     assert_matches!(
         custom_lut(|_, values| Ok((vec![0.0; 4], vec![0; values.len() - 1]))),
@@ -419,43 +421,97 @@ fn tables_of_the_caller() {
     );
 }
 
-/// Announces one form and returns eight codes with the scales and biases it was made with.
-#[derive(Debug)]
+/// Announces one form and returns a payload, whatever the weight is.
+#[derive(Clone, Debug)]
 struct Liar {
     announced: StoredForm,
-    scale: Vec<f32>,
-    bias: Vec<f32>,
+    payload: Payload,
 }
 
 impl Quantizer for Liar {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         self.announced
     }
 
-    fn quantize(&self, weight: WeightView<'_>, _: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        let codes = Codes::pack(&vec![0; weight.len()], Nbits::EIGHT)?;
-        Ok(QuantizedWeight::Linear { codes, scale: self.scale.clone(), bias: self.bias.clone() })
+    fn quantize(&self, _: WeightView<'_>, _: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        Ok(self.payload.clone())
     }
+}
+
+/// Eight-bit codes for the matrix of the tests.
+fn eight_bits(scale: &[f32], bias: &[f32]) -> Payload {
+    let codes = Codes::pack(&[0; 30], Nbits::EIGHT).unwrap();
+    Payload::Linear { codes, scale: scale.to_vec(), bias: bias.to_vec() }
+}
+
+fn refused(announced: StoredForm, payload: Payload) -> WeightError {
+    let config = QuantConfig::custom(Liar { announced, payload }).with_growth(true);
+    fail_in_matrix(Some(float32(30)), &config)
 }
 
 #[test]
 fn quantizers_of_the_caller() {
     let eight = |scales, biases| StoredForm::Linear { nbits: Nbits::EIGHT, scales, biases };
-    let fail = |announced, scale, bias| {
-        let config = QuantConfig::custom(Liar { announced, scale, bias }).with_growth(true);
-        fail_in_matrix(Some(float32(30)), &config)
-    };
     // Forms that Core ML does not read there.
     for form in [eight(2, 0), eight(5, 5), eight(1, 6), eight(6, 1), eight(0, 0)] {
-        assert_matches!(fail(form, vec![1.0], vec![]), WeightError::NotAllowed { form: named } if named == form);
+        assert_matches!(
+            refused(form, eight_bits(&[1.0], &[])),
+            WeightError::NotAllowed { form: named } if named == form
+        );
     }
     // Another form than announced.
     for announced in [StoredForm::Float16, eight(1, 1), eight(6, 0), StoredForm::LookupTable { nbits: Nbits::EIGHT }] {
         assert_matches!(
-            fail(announced, vec![1.0], vec![]),
+            refused(announced, eight_bits(&[1.0], &[])),
             WeightError::OtherForm { announced: named, returned } if named == announced && returned == eight(1, 0)
         );
     }
+}
+
+/// What a quantizer returns is not written unless every part of it is right: a byte too many would shift the rest of the
+/// file.
+#[test]
+fn payloads_of_the_caller() {
+    for len in [0, 59, 61, 62] {
+        assert_matches!(
+            refused(StoredForm::Float16, Payload::Float16(vec![0; len])),
+            WeightError::Length { field: "float16Value", expected: 60, found, .. } if found == len
+        );
+    }
+    for len in [0, 119, 121, 124] {
+        // From float16, so that float32 is another form.
+        let config =
+            QuantConfig::custom(Liar { announced: StoredForm::Float32, payload: Payload::Float32(vec![0; len]) });
+        let halves = WeightParams { float16_value: vec![0; 60].into(), ..WeightParams::default() };
+        let error = fail_in_matrix(Some(halves), &config.with_growth(true));
+        assert_matches!(error, WeightError::Length { field: "floatValue", .. });
+    }
+    let eight = |scales, biases| StoredForm::Linear { nbits: Nbits::EIGHT, scales, biases };
+    assert_matches!(
+        refused(eight(1, 0), eight_bits(&[f32::NAN], &[])),
+        WeightError::NonFiniteParameter { field: "scale", index: 0, .. }
+    );
+    assert_matches!(
+        refused(eight(1, 1), eight_bits(&[1.0], &[f32::INFINITY])),
+        WeightError::NonFiniteParameter { field: "bias", index: 0, .. }
+    );
+    assert_matches!(
+        refused(
+            eight(1, 0),
+            Payload::Linear { codes: Codes::pack(&[0; 31], Nbits::EIGHT).unwrap(), scale: vec![1.0], bias: vec![] }
+        ),
+        WeightError::Quantize(QuantizeError::CodeCount { found: 31, expected: 30 })
+    );
+    // The old file stays.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.mlmodel");
+    let model = digits();
+    model.save(&path).unwrap();
+    let before = fs::read(&path).unwrap();
+    let liar = Liar { announced: StoredForm::Float16, payload: Payload::Float16(vec![0; 61]) };
+    let saved = quantize_to_file(&model, &QuantConfig::custom(liar), &path, &SaveOptions::default());
+    assert_matches!(saved, Err(Error::Weight { .. }));
+    assert!(fs::read(&path).unwrap() == before);
 }
 
 // Configurations.
@@ -496,14 +552,14 @@ fn numbers_of_bits() {
 
 #[test]
 fn names() {
-    assert_matches!("kmeans".parse::<Mode>(), Err(ConfigError::UnknownMode { found }) if found == "kmeans");
+    assert_matches!("kmeans".parse::<Mode>(), Err(ConfigError::UnknownMode { found, .. }) if found == "kmeans");
     assert_matches!("Linear".parse::<Mode>(), Err(ConfigError::UnknownMode { .. }));
     for mode in Mode::all() {
         assert_eq!(mode.to_string().parse::<Mode>(), Ok(*mode));
     }
     assert_matches!(
         AdvancedSelector::new(["bias", "softmax"]),
-        Err(ConfigError::UnknownLayerType { found }) if found == "softmax"
+        Err(ConfigError::UnknownLayerType { found, .. }) if found == "softmax"
     );
     // Errors are one type to the caller, whichever part they come from.
     assert_matches!(Error::from(ConfigError::NeedsFunction), Error::Config(ConfigError::NeedsFunction));

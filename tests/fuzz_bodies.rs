@@ -9,6 +9,8 @@ mod bytes;
 mod codes;
 #[path = "bodies/model.rs"]
 mod model;
+#[path = "bodies/predict.rs"]
+mod predict;
 #[path = "bodies/structured.rs"]
 mod structured;
 #[path = "bodies/weight_params.rs"]
@@ -37,6 +39,11 @@ proptest! {
     }
 
     #[test]
+    fn models_that_lie_run_or_not(data in vec(any::<u8>(), 0..600)) {
+        predict::runs_what_lies(&data);
+    }
+
+    #[test]
     fn codes_are_packed(data in vec(any::<u8>(), 0..100)) {
         codes::packs(&data);
     }
@@ -51,7 +58,7 @@ proptest! {
 #[test]
 fn damaged_models_quantize_or_not() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(4);
-    let (mut decoded, mut quantized) = (0, 0);
+    let (mut decoded, mut quantized, mut run) = (0, 0, 0);
     for path in fixture_models() {
         let original = fs::read(path).unwrap();
         for _ in 0..if original.len() > 10_000 { 5 } else { 40 } {
@@ -63,9 +70,10 @@ fn damaged_models_quantize_or_not() {
             decoded += usize::from(model::decodes(&data));
             data.insert(0, rng.random());
             quantized += model::quantizes(&data);
+            run += usize::from(predict::runs(&data));
         }
     }
-    assert!(decoded > 100 && quantized > 500, "{decoded} decoded, {quantized} quantized");
+    assert!(decoded > 100 && quantized > 500 && run > 0, "{decoded} decoded, {quantized} quantized, {run} run");
 }
 
 #[test]
@@ -82,6 +90,10 @@ fn what_once_failed_holds() {
                 "decode" => _ = model::decodes(&data),
                 "quantize" => _ = model::quantizes(&data),
                 "structured" => _ = structured::quantizes_what_lies(&data),
+                "predict" => {
+                    predict::runs(&data);
+                    predict::runs_what_lies(&data);
+                }
                 "weight_params" => _ = weight_params::decodes_like_prost(&data),
                 "pack" => codes::packs(&data),
                 "kmeans" => codes::clusters(&data),

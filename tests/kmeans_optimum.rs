@@ -8,7 +8,7 @@ use std::fs;
 
 use common::fixture;
 use coreml_quant::weight_params::FloatValues;
-use coreml_quant::{Buffers, KmeansLut, Nbits, QuantizedWeight, Quantizer, WeightView};
+use coreml_quant::{Blocks, KmeansLut, Nbits, Payload, QuantizeContext, Quantizer, WeightSpec, WeightView};
 
 #[test]
 fn the_error_is_the_optimum() {
@@ -30,10 +30,10 @@ fn the_error_is_the_optimum() {
         let best = f64::from_bits(u64::from_str_radix(sse, 16).unwrap());
         let values = &vectors[name];
         let floats = FloatValues::from(values.as_slice());
-        let shape = [values.len()];
-        let weight = WeightView::new(&floats, &shape, None).unwrap();
-        let QuantizedWeight::LookupTable { codes, table } =
-            KmeansLut::new(nbits).quantize(weight, &mut Buffers::new()).unwrap()
+        let blocks = Blocks::per_tensor(&[values.len()]);
+        let weight = WeightView::new(&floats, WeightSpec::new(&blocks)).unwrap();
+        let Payload::LookupTable { codes, table } =
+            KmeansLut::new(nbits).quantize(weight, &mut QuantizeContext::new()).unwrap()
         else {
             panic!("a table is expected");
         };

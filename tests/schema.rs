@@ -11,8 +11,8 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 const TABLE: &str = include_str!("fixtures/coreml-format.tsv");
 
 fn files() -> Vec<FileDescriptorProto> {
-    let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-    FileDescriptorSet::decode(&bytes[..]).expect("build.rs writes a descriptor set").file
+    let bytes = include_bytes!("../src/format/generated/descriptors.bin");
+    FileDescriptorSet::decode(&bytes[..]).expect("a descriptor set").file
 }
 
 /// Names of the format's things lead with a dot where they are referred to.

@@ -1,8 +1,8 @@
 //! What a batchnorm, scale or bias layer computes: `scale * x + shift`, in float64.
 
-use crate::layers::{self, Weight};
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{NeuralNetworkLayer, WeightParams};
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{NeuralNetworkLayer, WeightParams};
+use crate::network::layers::{self, Weight};
 
 use super::report::FoldReason;
 use super::values::{float_values, to_f64};

@@ -4,12 +4,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::layers::{self, inner_networks};
-use crate::proto::loss_layer::LossLayerType;
-use crate::proto::model::Type;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{Model, NetworkUpdateParameters, NeuralNetworkLayer};
-use crate::walk;
+use crate::format::proto::loss_layer::LossLayerType;
+use crate::format::proto::model::Type;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{Model, NetworkUpdateParameters, NeuralNetworkLayer};
+use crate::model::walk::{self, inner_networks};
+use crate::network::layers;
 
 /// What is known of one blob.
 #[derive(Clone, Copy, Debug, Default)]

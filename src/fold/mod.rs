@@ -27,12 +27,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::Error;
-use crate::layer_type::layer_type;
-use crate::layers;
+use crate::format::layer_type;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{self, NeuralNetworkLayer, WeightParams};
 use crate::model::Model;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{self, NeuralNetworkLayer, WeightParams};
-use crate::walk;
+use crate::model::walk;
+use crate::network::layers;
 
 use affine::Affine;
 use blobs::Blobs;
@@ -131,7 +131,7 @@ impl Folder<'_> {
         let mut writers: HashMap<String, usize> = HashMap::new();
         for mut layer in layers.drain(..) {
             let name: Arc<str> = layer.name.as_str().into();
-            for (field, inner) in layers::inner_networks_mut(&mut layer) {
+            for (field, inner) in walk::inner_networks_mut(&mut layer) {
                 self.fold_network(&walk::inner_path(path, &name, field).into(), &mut inner.layers);
             }
             self.step += 1;

@@ -1,10 +1,10 @@
 //! The layer that others are folded into, and the change to its weights.
 
-use crate::layers::{self, Weight};
-use crate::plan::has_site;
-use crate::proto::neural_network_layer::Layer;
-use crate::proto::{NeuralNetworkLayer, WeightParams};
-use crate::weight_params::FloatValues;
+use crate::format::proto::neural_network_layer::Layer;
+use crate::format::proto::{NeuralNetworkLayer, WeightParams};
+use crate::format::weight_params::FloatValues;
+use crate::network::layers::{self, Weight};
+use crate::network::{rules, weights as listing};
 
 use super::affine::{Affine, Axis, along_axis};
 use super::report::FoldReason;
@@ -83,7 +83,7 @@ impl Target {
         let weights = layers::weights(layer);
         let [factor, others @ ..] = &weights[..] else { return Err(FoldReason::DynamicWeights) };
         // All float weights of a layer agree in their type, so all of them must be readable.
-        for weight in others.iter().filter(|weight| has_site(weight)) {
+        for weight in others.iter().filter(|weight| listing::counts(weight)) {
             float_values(weight)?;
         }
         let (values, shape) = float_values(factor)?;
@@ -108,7 +108,7 @@ impl Target {
             // The channels of a three-dimensional convolution are the fourth axis from the end.
             _ => Axis::Other,
         };
-        let count = match (&layer.layer, shape.channels) {
+        let count = match (&layer.layer, &shape.channels) {
             (Some(Layer::Batchnorm(_)), _) => shape.units,
             (_, Some(_)) => shape.channel_count(),
             (_, None) => return Err(FoldReason::Weights),
@@ -122,7 +122,7 @@ impl Target {
         Ok(Self {
             result: Affine { axis, scale: vec![1.0; count], shift, shift_shape: vec![count as u64] },
             has_bias: bias.is_some(),
-            may_gain_bias: !layers::int8_dynamic(layer).is_some_and(|int8| int8.enabled),
+            may_gain_bias: !rules::int8_dynamic(layer).is_some_and(|int8| int8.enabled),
             factor: Factor::Channels { values, rows, magnitudes },
         })
     }

@@ -2,11 +2,14 @@
 
 use rayon::prelude::*;
 
+use crate::format::proto::WeightParams;
+use crate::format::weight_params::FloatValues;
+use crate::kernels::Layout;
 use crate::kernels::dequantize::{self, Stored};
-use crate::layers::{Shape, Weight};
-use crate::proto::WeightParams;
-use crate::stored::StoredForm;
-use crate::weight_params::FloatValues;
+use crate::network::layers::Weight;
+use crate::network::params::payload;
+use crate::network::shape::Shape;
+use crate::weight::Payload;
 
 use super::report::FoldReason;
 
@@ -17,9 +20,9 @@ const TASK_VALUES: usize = 1 << 16;
 pub(super) fn float_values<'a>(weight: &'a Weight<&WeightParams>) -> Result<(FloatValues, &'a Shape), FoldReason> {
     let shape = weight.shape.as_ref().map_err(|_| FoldReason::Weights)?;
     let params = weight.params.ok_or(FoldReason::Weights)?;
-    match StoredForm::of(params, shape).map_err(|_| FoldReason::Weights)? {
-        StoredForm::Float32 => Ok((params.float_value.clone(), shape)),
-        StoredForm::Float16 => Ok((widened(&params.float16_value), shape)),
+    match payload(params, shape).map_err(|_| FoldReason::Weights)? {
+        Payload::Float32(_) => Ok((params.float_value.clone(), shape)),
+        Payload::Float16(halves) => Ok((widened(halves), shape)),
         _ => Err(FoldReason::Quantized),
     }
 }
@@ -35,33 +38,27 @@ pub(super) fn to_f64(values: &FloatValues) -> Vec<f64> {
     values.iter().map(f64::from).collect()
 }
 
-/// How the output channels lie in a weight: rows of equal length, each of one channel.
+/// How the output channels lie in a weight: runs of equal length, each of one channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows {
-    /// Values in a row.
+    layout: Layout,
+    /// Values in a run.
     len: usize,
-    /// Output channels before they are repeated, or a group of others follows.
-    channels: usize,
-    /// Repetitions of those channels in one group.
-    repeats: usize,
 }
 
 impl Rows {
-    /// Rows of a weight whose output channels lie as its shape says; without an axis of channels, one after the other.
+    /// Runs of a weight whose output channels lie as its shape says; without channels, one value after the other.
     pub(super) fn of(shape: &Shape) -> Self {
-        match shape.channels {
-            Some(channels) => Self {
-                len: shape.dims[channels.axis + 1..].iter().product(),
-                channels: shape.dims[channels.axis],
-                repeats: shape.dims[..channels.axis].iter().product::<usize>() / channels.groups,
-            },
-            None => Self { len: 1, channels: shape.units, repeats: 1 },
-        }
+        let layout = match &shape.channels {
+            Some(channels) => channels.layout(),
+            None => Layout { slabs: 1, outer: 1, count: shape.units, inner: 1 },
+        };
+        Self { layout, len: layout.inner }
     }
 
-    /// The output channel of a row.
-    fn channel(self, row: usize) -> usize {
-        row / (self.channels * self.repeats) * self.channels + row % self.channels
+    /// The output channel of a run.
+    fn channel(self, run: usize) -> usize {
+        self.layout.group_of_run(run)
     }
 
     /// The largest magnitude of each of `count` output channels.

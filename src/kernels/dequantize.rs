@@ -5,7 +5,7 @@
 //! codes are two's complement bytes.
 
 use super::encode::segments;
-use super::{BLOCK, CHUNK, Channels, float16, pack, words, words_mut};
+use super::{BLOCK, CHUNK, Layout, float16, pack, words, words_mut};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -21,7 +21,7 @@ pub(crate) enum Stored<'a> {
         /// Bits of a code, 1 to 8.
         nbits: u8,
         /// The channels.
-        channels: Channels,
+        layout: Layout,
         /// A value a channel.
         scale: &'a [f32],
         /// A value a channel, or empty, which stands for zeros.
@@ -59,9 +59,9 @@ impl Stored<'_> {
         match self {
             Self::Float32 => out.copy_from_slice(words(payload)),
             Self::Float16 => float16::decode_chunk(payload, out),
-            Self::Linear { nbits, channels, scale, bias } => {
+            Self::Linear { nbits, layout, scale, bias } => {
                 pack::unpack(payload, nbits, codes);
-                linear_chunk(codes, start, channels, scale, bias, out);
+                linear_chunk(codes, start, layout, scale, bias, out);
             }
             Self::Table { nbits, table } => {
                 pack::unpack(payload, nbits, codes);
@@ -90,8 +90,8 @@ pub(crate) fn decode(payload: &[u8], stored: Stored<'_>, out: &mut [u8]) {
 }
 
 #[multiversion(targets = "simd")]
-fn linear_chunk(codes: &[u8], start: usize, channels: Channels, scale: &[f32], bias: &[f32], mut out: &mut [[u8; 4]]) {
-    for (channel, codes) in segments(codes, start, channels) {
+fn linear_chunk(codes: &[u8], start: usize, layout: Layout, scale: &[f32], bias: &[f32], mut out: &mut [[u8; 4]]) {
+    for (channel, codes) in segments(codes, start, layout) {
         let (segment, rest) = std::mem::take(&mut out).split_at_mut(codes.len());
         out = rest;
         let scale = f64::from(scale[channel]);
@@ -140,7 +140,7 @@ fn int8_chunk(codes: &[u8], scale: f32, out: &mut [[u8; 4]]) {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{channel_of, floats, in_pool};
-    use super::{Channels, Stored, decode, pack};
+    use super::{Layout, Stored, decode, pack};
 
     /// Codes without a pattern, packed, for several blocks.
     fn codes(len: usize, nbits: u8) -> (Vec<u8>, Vec<u8>) {
@@ -165,19 +165,19 @@ mod tests {
     #[test]
     fn linear_codes() {
         for (outer, count, inner) in [(1, 1, 5), (1, 7, 3), (2, 3, 4), (1, 300, 501), (3, 40, 1001), (0, 2, 3)] {
-            let channels = Channels { outer, count, inner };
+            let layout = Layout { slabs: 1, outer, count, inner };
             let scale: Vec<f32> = (0..count).map(|i| 0.1 + i as f32 / 3.0).collect();
             let bias: Vec<f32> = (0..count).map(|i| 0.7 - i as f32 / 7.0).collect();
             for nbits in 1..=8 {
-                let (codes, packed) = codes(channels.len(), nbits);
+                let (codes, packed) = codes(layout.len(), nbits);
                 for bias in [&bias[..], &[]] {
-                    let stored = Stored::Linear { nbits, channels, scale: &scale, bias };
+                    let stored = Stored::Linear { nbits, layout, scale: &scale, bias };
                     let weights = decoded(&packed, stored, codes.len());
                     for (i, (weight, code)) in weights.into_iter().zip(&codes).enumerate() {
-                        let channel = channel_of(channels)(i);
+                        let channel = channel_of(layout)(i);
                         let bias = bias.get(channel).copied().unwrap_or(0.0);
                         let expected = f64::from(*code) * f64::from(scale[channel]) + f64::from(bias);
-                        assert_eq!(weight, expected as f32, "weight {i}, {nbits} bits, {channels:?}");
+                        assert_eq!(weight, expected as f32, "weight {i}, {nbits} bits, {layout:?}");
                     }
                 }
             }

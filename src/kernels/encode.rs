@@ -6,7 +6,7 @@
 
 use super::dequantize::decode_row;
 use super::errors::{self, ErrorSums};
-use super::{BLOCK, CHUNK, Channels, NonFinite, pack, words};
+use super::{BLOCK, CHUNK, Layout, NonFinite, pack, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -188,16 +188,31 @@ pub(super) fn top_code(nbits: u8) -> f64 {
     f64::from((1_u32 << nbits) - 1)
 }
 
-/// Splits a stretch of a tensor, from the weight `start` on, into (channel, weights) at the ends of rows.
+/// Splits a stretch of a tensor, from the weight `start` on, into (group, weights) at the ends of runs.
 #[inline(always)]
-pub(super) fn segments<T>(weights: &[T], start: usize, channels: Channels) -> impl Iterator<Item = (usize, &[T])> {
-    let inner = channels.inner.max(1);
-    let (mut channel, mut len) = (start / inner % channels.count.max(1), inner - start % inner);
+pub(super) fn segments<T>(weights: &[T], start: usize, layout: Layout) -> impl Iterator<Item = (usize, &[T])> {
+    let Layout { outer, count, .. } = layout;
+    let inner = layout.inner.max(1);
+    let run = start / inner;
+    let (mut group, mut len) = (layout.group_of_run(run), inner - start % inner);
+    let runs_of_slab = (outer * count).max(1);
+    // Runs until this slab's groups come again from the first, and until the next slab.
+    let (mut until_first, mut until_slab) = (count.max(1) - run % count.max(1), runs_of_slab - run % runs_of_slab);
     let mut rest = weights;
     std::iter::from_fn(move || {
         let (segment, after) = rest.split_at(rest.len().min(len));
-        let this = channel;
-        channel = if channel + 1 == channels.count { 0 } else { channel + 1 };
+        let this = group;
+        group += 1;
+        until_first -= 1;
+        until_slab -= 1;
+        if until_first == 0 {
+            until_first = count;
+            if until_slab == 0 {
+                until_slab = runs_of_slab;
+            } else {
+                group -= count;
+            }
+        }
         (len, rest) = (inner, after);
         (!segment.is_empty()).then_some((this, segment))
     })
@@ -205,8 +220,8 @@ pub(super) fn segments<T>(weights: &[T], start: usize, channels: Channels) -> im
 
 /// Widens `ranges` by the weights of a block that begins at the weight `start`.
 #[multiversion(targets = "simd")]
-fn range_block(weights: &[[u8; 4]], start: usize, channels: Channels, ranges: &mut [Range]) {
-    for (channel, weights) in segments(weights, start, channels) {
+fn range_block(weights: &[[u8; 4]], start: usize, layout: Layout, ranges: &mut [Range]) {
+    for (channel, weights) in segments(weights, start, layout) {
         ranges[channel].merge(Range::of(weights));
     }
 }
@@ -239,7 +254,7 @@ impl Measure {
 fn encode_block(
     weights: &[[u8; 4]],
     start: usize,
-    channels: Channels,
+    layout: Layout,
     grids: &[Grid],
     codes: &mut [u8],
     encoding: Encoding,
@@ -250,7 +265,7 @@ fn encode_block(
     let (mut sums, mut decoded) = (ErrorSums::default(), [[0; 4]; CHUNK]);
     for (index, weights) in weights.chunks(CHUNK).enumerate() {
         let (mut at, codes) = (0, packer.next(weights.len()));
-        for (channel, weights) in segments(weights, start + index * CHUNK, channels) {
+        for (channel, weights) in segments(weights, start + index * CHUNK, layout) {
             let end = at + weights.len();
             let codes = &mut codes[at..end];
             encode_row(weights, grids[channel], steps, top, codes);
@@ -315,18 +330,18 @@ pub(super) fn quantize_rows(
 ///
 /// # Errors
 /// The first weight that is NaN or infinite.
-pub(crate) fn ranges(values: &[u8], channels: Channels) -> Result<Vec<Range>, NonFinite> {
+pub(crate) fn ranges(values: &[u8], layout: Layout) -> Result<Vec<Range>, NonFinite> {
     let weights = words(values);
-    debug_assert_eq!(weights.len(), channels.len());
-    let empty = || vec![Range::EMPTY; channels.count];
+    debug_assert_eq!(weights.len(), layout.len());
+    let empty = || vec![Range::EMPTY; layout.groups()];
     let ranges = if weights.len() <= BLOCK {
         let mut ranges = empty();
-        range_block(weights, 0, channels, &mut ranges);
+        range_block(weights, 0, layout, &mut ranges);
         ranges
     } else {
         let blocks = weights.par_chunks(BLOCK).enumerate();
         let partial = blocks.fold(empty, |mut ranges, (index, weights)| {
-            range_block(weights, index * BLOCK, channels, &mut ranges);
+            range_block(weights, index * BLOCK, layout, &mut ranges);
             ranges
         });
         partial.reduce(empty, |mut ranges, others| {
@@ -343,24 +358,18 @@ pub(crate) fn ranges(values: &[u8], channels: Channels) -> Result<Vec<Range>, No
 }
 
 /// Encodes finite weights on the grid of their channel and packs the codes.
-pub(crate) fn encode(
-    values: &[u8],
-    channels: Channels,
-    grids: &[Grid],
-    codes: &mut [u8],
-    encoding: Encoding,
-) -> ErrorSums {
+pub(crate) fn encode(values: &[u8], layout: Layout, grids: &[Grid], codes: &mut [u8], encoding: Encoding) -> ErrorSums {
     let weights = words(values);
-    debug_assert_eq!(weights.len(), channels.len());
-    debug_assert_eq!(grids.len(), channels.count);
+    debug_assert_eq!(weights.len(), layout.len());
+    debug_assert_eq!(grids.len(), layout.groups());
     debug_assert_eq!(codes.len(), pack::packed_len(weights.len(), encoding.nbits));
     if weights.len() <= BLOCK {
-        return encode_block(weights, 0, channels, grids, codes, encoding);
+        return encode_block(weights, 0, layout, grids, codes, encoding);
     }
     let blocks = weights.par_chunks(BLOCK).zip(codes.par_chunks_mut(pack::packed_len(BLOCK, encoding.nbits)));
     let sums = blocks
         .enumerate()
-        .map(|(index, (weights, codes))| encode_block(weights, index * BLOCK, channels, grids, codes, encoding));
+        .map(|(index, (weights, codes))| encode_block(weights, index * BLOCK, layout, grids, codes, encoding));
     sums.collect::<Vec<_>>().into_iter().sum()
 }
 
@@ -372,10 +381,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_are_smallest_and_largest((channels, values) in tensor()) {
-            let found = ranges(&Bytes::new(&values), channels).unwrap();
+        fn ranges_are_smallest_and_largest((layout, values) in tensor()) {
+            let found = ranges(&Bytes::new(&values), layout).unwrap();
             for (channel, range) in found.iter().enumerate() {
-                let weights = (0..values.len()).filter(|&i| channel_of(channels)(i) == channel).map(|i| values[i]);
+                let weights = (0..values.len()).filter(|&i| channel_of(layout)(i) == channel).map(|i| values[i]);
                 let (min, max) = (weights.clone().min_by(f32::total_cmp), weights.max_by(f32::total_cmp));
                 let bits = |(min, max): (f32, f32)| (min.to_bits(), max.to_bits());
                 prop_assert_eq!(Some(bits(range.bounds())), min.zip(max).map(bits));
@@ -384,19 +393,19 @@ mod tests {
 
         #[test]
         fn weights_beyond_a_given_grid_get_its_ends(
-            (channels, values) in tensor(),
+            (layout, values) in tensor(),
             nbits in 1_u8..=8,
-            grids in prop::collection::vec((0.0_f64..1.0, -2.0_f64..2.0), 20),
+            grids in prop::collection::vec((0.0_f64..1.0, -2.0_f64..2.0), 60),
             divide: bool,
         ) {
-            let grids: Vec<Grid> = grids.iter().map(|&(scale, bias)| Grid { scale, bias }).take(channels.count).collect();
+            let grids: Vec<Grid> = grids.iter().map(|&(scale, bias)| Grid { scale, bias }).take(layout.groups()).collect();
             let steps = if divide { Steps::Divide } else { Steps::Multiply };
             let mut packed = vec![0; super::pack::packed_len(values.len(), nbits)];
-            encode(&Bytes::new(&values), channels, &grids, &mut packed, Encoding { nbits, steps, measure: Measure::Nothing });
+            encode(&Bytes::new(&values), layout, &grids, &mut packed, Encoding { nbits, steps, measure: Measure::Nothing });
             let mut codes = vec![0; values.len()];
             super::pack::unpack(&packed, nbits, &mut codes);
             for (i, (&value, code)) in values.iter().zip(codes).enumerate() {
-                let Grid { scale, bias } = grids[channel_of(channels)(i)];
+                let Grid { scale, bias } = grids[channel_of(layout)(i)];
                 let distance = f64::from(value) - bias;
                 let steps = if divide { distance / scale } else { distance * (1.0 / scale) };
                 // The cast saturates.
@@ -413,7 +422,7 @@ mod tests {
             let (grid, mut codes) = (Grid { scale: 49.0, bias: 0.0 }, [9]);
             encode(
                 &Bytes::new(&[73.5]),
-                super::Channels::per_tensor(1),
+                super::Layout::per_tensor(1),
                 &[grid],
                 &mut codes,
                 Encoding { nbits: 8, steps, measure: Measure::Nothing },
@@ -430,7 +439,7 @@ mod tests {
             let grid = Grid { scale: 0.0, bias: 0.5 };
             encode(
                 &values[4..8],
-                super::Channels::per_tensor(1),
+                super::Layout::per_tensor(1),
                 &[grid],
                 &mut codes[1..2],
                 Encoding { nbits: 8, steps, measure: Measure::Nothing },

@@ -147,7 +147,7 @@ fn sums_in<R: Real>(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> ErrorSums {
 mod tests {
     use super::super::dequantize::Stored;
     use super::super::testing::{Bytes, check_measured, check_sums, in_pool, large};
-    use super::super::{Channels, float16, pack};
+    use super::super::{Layout, float16, pack};
     use super::sums;
 
     #[test]
@@ -155,9 +155,9 @@ mod tests {
         let table: Vec<f32> = (0..8).map(|i| i as f32 / 5.0 - 0.8).collect();
         let (scale, bias) = ([0.01, 0.2, 0.03], [-1.0, 0.0, 0.5]);
         for count in [0, 1, 5, 40, 50_001] {
-            let channels = Channels { outer: 1, count: 3, inner: count };
-            let len = channels.len();
-            let values = large(channels);
+            let layout = Layout { slabs: 1, outer: 1, count: 3, inner: count };
+            let len = layout.len();
+            let values = large(layout);
             let codes: Vec<u8> = (0..len).map(|i| (i * 7919 % 251) as u8).collect();
             let mut packed = vec![0; pack::packed_len(len, 3)];
             pack::pack(&codes, 3, &mut packed);
@@ -165,7 +165,7 @@ mod tests {
             float16::to_float16(&Bytes::new(&values), &mut halves, false).unwrap();
             for (payload, stored) in [
                 (&halves, Stored::Float16),
-                (&codes, Stored::Linear { nbits: 8, channels, scale: &scale, bias: &bias }),
+                (&codes, Stored::Linear { nbits: 8, layout, scale: &scale, bias: &bias }),
                 (&packed, Stored::Table { nbits: 3, table: &table }),
                 (&codes, Stored::Int8 { scale: 0.01 }),
             ] {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn sums_of_any_magnitude() {
-        let weights = large(Channels::per_tensor(3 * super::CHUNK));
+        let weights = large(Layout::per_tensor(3 * super::CHUNK));
         let others: Vec<f32> = weights.iter().map(|weight| weight * 0.99).collect();
         for exponent in -40..=38 {
             let scaled = |values: &[f32]| -> Vec<f32> { values.iter().map(|v| v * 10_f32.powi(exponent)).collect() };

@@ -7,7 +7,7 @@
 
 use super::encode::{self, round_to_code};
 use super::linear::storable_scale;
-use super::{BLOCK, Channels, NonFinite, words};
+use super::{BLOCK, Layout, NonFinite, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -19,7 +19,7 @@ pub(crate) fn quantize(values: &[u8], out: &mut [u8]) -> Result<f32, NonFinite> 
     let weights = words(values);
     debug_assert_eq!(out.len(), weights.len());
     let mut radius = 0.0_f64;
-    for range in encode::ranges(values, Channels::per_tensor(weights.len()))? {
+    for range in encode::ranges(values, Layout::per_tensor(weights.len()))? {
         let (min, max) = range.bounds();
         radius = f64::from(min.abs().max(max.abs()));
     }
@@ -44,7 +44,7 @@ fn quantize_block(weights: &[[u8; 4]], inverse: f64, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Bytes, in_pool, large, tensor};
-    use super::{Channels, quantize};
+    use super::{Layout, quantize};
     use proptest::prelude::*;
 
     proptest! {
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn threads_change_nothing() {
-        let values = Bytes::new(&large(Channels::per_tensor(200_003)));
+        let values = Bytes::new(&large(Layout::per_tensor(200_003)));
         let run = || {
             let mut codes = vec![0; 200_003];
             let scale = quantize(&values, &mut codes).unwrap();

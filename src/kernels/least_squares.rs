@@ -12,7 +12,7 @@
 use super::encode::{self, Grid, Steps, reciprocal, round_to_code, top_code};
 use super::errors::ErrorSums;
 use super::linear::{Error, Scheme, Settings, min_max_grids};
-use super::{BLOCK, Channels, words};
+use super::{BLOCK, Layout, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -34,22 +34,22 @@ const GAIN: f64 = 1e-4;
 /// The same.
 pub(crate) fn quantize(
     values: &[u8],
-    channels: Channels,
+    layout: Layout,
     settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
 ) -> Result<ErrorSums, Error> {
     let Settings { nbits, scheme, .. } = settings;
-    let mut grids = min_max_grids(values, channels, nbits, scheme, scale, bias)?;
+    let mut grids = min_max_grids(values, layout, nbits, scheme, scale, bias)?;
     let weights = words(values);
     let search = Search { nbits, scheme };
     let improve = |(channel, (grid, (scale, bias))): (usize, (&mut Grid, (&mut f32, &mut f32)))| {
         let first = Fit { encode: *grid, stored: Grid { scale: (*scale).into(), bias: (*bias).into() } };
-        let best = if channels.outer == 1 {
-            search.best(&weights[channel * channels.inner..][..channels.inner], first)
+        let best = if layout.is_contiguous() {
+            search.best(&weights[channel * layout.inner..][..layout.inner], first)
         } else {
-            search.best(&gather(weights, channels, channel), first)
+            search.best(&gather(weights, layout, channel), first)
         };
         (*grid, *scale, *bias) = (best.encode, best.stored.scale as f32, best.stored.bias as f32);
     };
@@ -58,13 +58,14 @@ pub(crate) fn quantize(
     } else {
         grids.par_iter_mut().zip(scale.par_iter_mut().zip(bias)).enumerate().for_each(improve);
     }
-    Ok(encode::encode(values, channels, &grids, codes, settings.encoding()))
+    Ok(encode::encode(values, layout, &grids, codes, settings.encoding()))
 }
 
-/// The weights of a channel that is not the first axis.
-fn gather(weights: &[[u8; 4]], channels: Channels, channel: usize) -> Vec<[u8; 4]> {
-    let Channels { count, inner, .. } = channels;
-    weights.chunks((count * inner).max(1)).flat_map(|slab| &slab[channel * inner..][..inner]).copied().collect()
+/// The weights of a group whose runs lie apart.
+fn gather(weights: &[[u8; 4]], layout: Layout, group: usize) -> Vec<[u8; 4]> {
+    let Layout { outer, count, inner, .. } = layout;
+    let slab = &weights[group / count * outer * count * inner..][..outer * count * inner];
+    slab.chunks((count * inner).max(1)).flat_map(|runs| &runs[group % count * inner..][..inner]).copied().collect()
 }
 
 /// Parameters of a channel.

@@ -21,7 +21,7 @@
 
 use super::encode::{self, Encoding, Grid, Measure, Range, Steps, all_finite, quantize_rows};
 use super::errors::ErrorSums;
-use super::{BLOCK, Channels, NonFinite, pack, words};
+use super::{BLOCK, Layout, NonFinite, pack, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -137,24 +137,24 @@ pub(super) fn storable_scale(scale: f64) -> f64 {
 /// The first weight that is not finite, else the first channel that overflows. The outputs are then unspecified.
 pub(crate) fn quantize(
     values: &[u8],
-    channels: Channels,
+    layout: Layout,
     settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
 ) -> Result<ErrorSums, Error> {
     let weights = words(values);
-    debug_assert_eq!(weights.len(), channels.len());
-    debug_assert_eq!((scale.len(), bias.len()), (channels.count, channels.count));
+    debug_assert_eq!(weights.len(), layout.len());
+    debug_assert_eq!((scale.len(), bias.len()), (layout.groups(), layout.groups()));
     debug_assert_eq!(codes.len(), pack::packed_len(weights.len(), settings.nbits));
 
-    let cached = channels.outer == 1 && (1..=CACHED).contains(&channels.inner);
-    if cached && let Some(sums) = quantize_cached(weights, channels, settings, codes, scale, bias) {
+    let cached = layout.is_contiguous() && (1..=CACHED).contains(&layout.inner);
+    if cached && let Some(sums) = quantize_cached(weights, layout, settings, codes, scale, bias) {
         return Ok(sums);
     }
     // Large channels, channels that are not the first axis, and what is going to be an error.
-    let grids = min_max_grids(values, channels, settings.nbits, settings.scheme, scale, bias)?;
-    Ok(encode::encode(values, channels, &grids, codes, settings.encoding()))
+    let grids = min_max_grids(values, layout, settings.nbits, settings.scheme, scale, bias)?;
+    Ok(encode::encode(values, layout, &grids, codes, settings.encoding()))
 }
 
 /// The grids from minimum to maximum, and their scale and bias as they are stored.
@@ -163,31 +163,31 @@ pub(crate) fn quantize(
 /// The first weight that is not finite, else the first channel that overflows.
 pub(super) fn min_max_grids(
     values: &[u8],
-    channels: Channels,
+    layout: Layout,
     nbits: u8,
     scheme: Scheme,
     scale: &mut [f32],
     bias: &mut [f32],
 ) -> Result<Vec<Grid>, Error> {
-    let ranges = encode::ranges(values, channels)?;
-    let mut grids = vec![Grid::default(); channels.count];
+    let ranges = encode::ranges(values, layout)?;
+    let mut grids = vec![Grid::default(); layout.groups()];
     if scheme.grids(&ranges, nbits, &mut grids, scale, bias).is_some() {
         return Ok(grids);
     }
     let beyond = |&channel: &usize| !(scale[channel].is_finite() && bias[channel].is_finite());
-    Err(Error::Overflow { channel: (0..channels.count).find(beyond).unwrap_or_default() })
+    Err(Error::Overflow { channel: (0..layout.groups()).find(beyond).unwrap_or_default() })
 }
 
 /// Quantizes channels of the first axis one after the other. `None` if any of them has an error.
 fn quantize_cached(
     weights: &[[u8; 4]],
-    channels: Channels,
+    layout: Layout,
     settings: Settings,
     codes: &mut [u8],
     scale: &mut [f32],
     bias: &mut [f32],
 ) -> Option<ErrorSums> {
-    let inner = channels.inner;
+    let inner = layout.inner;
     if weights.len() <= BLOCK {
         return quantize_block(weights, inner, settings, codes, scale, bias);
     }
@@ -233,11 +233,11 @@ pub(crate) fn quantize_table(
     measure: bool,
 ) -> Result<ErrorSums, NonFinite> {
     debug_assert_eq!(table.len(), 1 << nbits);
-    let channels = Channels::per_tensor(words(values).len());
+    let layout = Layout::per_tensor(words(values).len());
     let grids: Vec<Grid> =
-        encode::ranges(values, channels)?.into_iter().map(|range| Scheme::Linear.grid(range, nbits)).collect();
+        encode::ranges(values, layout)?.into_iter().map(|range| Scheme::Linear.grid(range, nbits)).collect();
     let measure = if measure { Measure::Tabled } else { Measure::Nothing };
-    let sums = encode::encode(values, channels, &grids, codes, Encoding { nbits, steps: Steps::Multiply, measure });
+    let sums = encode::encode(values, layout, &grids, codes, Encoding { nbits, steps: Steps::Multiply, measure });
     for grid in grids {
         for (code, entry) in (0_u32..).zip(&mut *table) {
             *entry = (f64::from(code) * grid.scale + grid.bias) as f32;
@@ -250,7 +250,7 @@ pub(crate) fn quantize_table(
 mod tests {
     use super::super::dequantize::Stored;
     use super::super::testing::{Bytes, channel_of, check_measured, in_pool, large, tensor};
-    use super::super::{Channels, pack};
+    use super::super::{Layout, pack};
     use super::{Error, Scheme, Settings, quantize, quantize_table};
     use proptest::prelude::*;
 
@@ -265,12 +265,12 @@ mod tests {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    fn run(values: &[f32], channels: Channels, nbits: u8, scheme: Scheme) -> Result<Quantized, Error> {
+    fn run(values: &[f32], layout: Layout, nbits: u8, scheme: Scheme) -> Result<Quantized, Error> {
         let mut packed = vec![0xAA; pack::packed_len(values.len(), nbits)];
-        let (mut scale, mut bias) = (vec![9.0; channels.count], vec![9.0; channels.count]);
+        let (mut scale, mut bias) = (vec![9.0; layout.groups()], vec![9.0; layout.groups()]);
         let settings = Settings { nbits, scheme, measure: true };
-        let sums = quantize(&Bytes::new(values), channels, settings, &mut packed, &mut scale, &mut bias)?;
-        let stored = Stored::Linear { nbits, channels, scale: &scale, bias: &bias };
+        let sums = quantize(&Bytes::new(values), layout, settings, &mut packed, &mut scale, &mut bias)?;
+        let stored = Stored::Linear { nbits, layout, scale: &scale, bias: &bias };
         check_measured(sums, values, &packed, stored);
         let mut codes = vec![0xAA; values.len()];
         pack::unpack(&packed, nbits, &mut codes);
@@ -278,9 +278,9 @@ mod tests {
     }
 
     /// The formulas, weight by weight. A channel whose numbers do not fit float32 is the error.
-    fn by_the_formulas(values: &[f32], channels: Channels, nbits: u8, scheme: Scheme) -> Result<Quantized, usize> {
-        let channel = channel_of(channels);
-        let mut bounds = vec![(f32::INFINITY, f32::NEG_INFINITY); channels.count];
+    fn by_the_formulas(values: &[f32], layout: Layout, nbits: u8, scheme: Scheme) -> Result<Quantized, usize> {
+        let channel = channel_of(layout);
+        let mut bounds = vec![(f32::INFINITY, f32::NEG_INFINITY); layout.groups()];
         for (i, &value) in values.iter().enumerate() {
             let (min, max) = &mut bounds[channel(i)];
             *min = if value.total_cmp(min).is_lt() { value } else { *min };
@@ -322,9 +322,9 @@ mod tests {
     }
 
     /// The largest error in a channel of what its stored scale and bias stand for must be half a step.
-    fn check_half_a_step(values: &[f32], channels: Channels, quantized: &Quantized) {
+    fn check_half_a_step(values: &[f32], layout: Layout, quantized: &Quantized) {
         for (i, (&value, &code)) in values.iter().zip(&quantized.codes).enumerate() {
-            let channel = channel_of(channels)(i);
+            let channel = channel_of(layout)(i);
             let [scale, bias] =
                 [&quantized.scale, &quantized.bias].map(|values| f64::from(f32::from_bits(values[channel])));
             let error = (f64::from(code) * scale + bias - f64::from(value)).abs();
@@ -335,15 +335,15 @@ mod tests {
     proptest! {
         #[test]
         fn any_tensor_is_quantized_by_the_formulas(
-            (channels, values) in tensor(),
+            (layout, values) in tensor(),
             nbits in 1_u8..=8,
             symmetric: bool,
         ) {
             let scheme = if symmetric && nbits > 1 { Scheme::Symmetric } else { Scheme::Linear };
-            match (run(&values, channels, nbits, scheme), by_the_formulas(&values, channels, nbits, scheme)) {
+            match (run(&values, layout, nbits, scheme), by_the_formulas(&values, layout, nbits, scheme)) {
                 (Ok(quantized), Ok(expected)) => {
                     prop_assert_eq!(&quantized, &expected);
-                    check_half_a_step(&values, channels, &quantized);
+                    check_half_a_step(&values, layout, &quantized);
                 }
                 (Err(Error::Overflow { channel }), Err(expected)) => prop_assert_eq!(channel, expected),
                 (quantized, expected) => prop_assert!(false, "{quantized:?}, expected {expected:?}"),
@@ -352,7 +352,7 @@ mod tests {
 
         #[test]
         fn the_first_weight_that_is_not_finite_is_the_error(
-            (channels, mut values) in tensor(),
+            (layout, mut values) in tensor(),
             at: [prop::sample::Index; 2],
             bad in prop::sample::select(vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
         ) {
@@ -362,7 +362,7 @@ mod tests {
                 values[at] = bad;
             }
             for scheme in [Scheme::Linear, Scheme::Symmetric] {
-                match run(&values, channels, 4, scheme) {
+                match run(&values, layout, 4, scheme) {
                     Err(Error::NonFinite(error)) => {
                         prop_assert_eq!((error.index, error.value.to_bits()), (at[0], bad.to_bits()));
                     }
@@ -374,8 +374,8 @@ mod tests {
         }
 
         #[test]
-        fn a_table_spans_the_tensor((channels, values) in tensor(), nbits in 1_u8..=8) {
-            let channels = Channels::per_tensor(channels.len());
+        fn a_table_spans_the_tensor((layout, values) in tensor(), nbits in 1_u8..=8) {
+            let layout = Layout::per_tensor(layout.len());
             let mut packed = vec![0xAA; pack::packed_len(values.len(), nbits)];
             let mut table = vec![9.0; 1 << nbits];
             let sums = quantize_table(&Bytes::new(&values), nbits, &mut packed, &mut table, true).unwrap();
@@ -390,7 +390,7 @@ mod tests {
             if scale > 1e-30 && scale < 1e38 {
                 let mut codes = vec![0; values.len()];
                 pack::unpack(&packed, nbits, &mut codes);
-                prop_assert_eq!(codes, run(&values, channels, nbits, Scheme::Linear).unwrap().codes);
+                prop_assert_eq!(codes, run(&values, layout, nbits, Scheme::Linear).unwrap().codes);
             }
             let mut decoded = vec![0; values.len()];
             pack::unpack(&packed, nbits, &mut decoded);
@@ -406,13 +406,13 @@ mod tests {
     #[test]
     fn blocks_and_threads_change_nothing() {
         for (outer, count, inner) in [(1, 700, 301), (1, 3, 150_001), (3, 5, 20_011), (1, 1, 200_003), (40, 600, 9)] {
-            let channels = Channels { outer, count, inner };
-            let values = large(channels);
+            let layout = Layout { slabs: 1, outer, count, inner };
+            let values = large(layout);
             for (nbits, scheme) in [(8, Scheme::Linear), (3, Scheme::Linear), (5, Scheme::Symmetric)] {
-                let expected = by_the_formulas(&values, channels, nbits, scheme).unwrap();
+                let expected = by_the_formulas(&values, layout, nbits, scheme).unwrap();
                 for threads in [1, 3] {
-                    let quantized = in_pool(threads, || run(&values, channels, nbits, scheme)).unwrap();
-                    assert!(quantized == expected, "{channels:?}, {nbits} bits, {threads} threads");
+                    let quantized = in_pool(threads, || run(&values, layout, nbits, scheme)).unwrap();
+                    assert!(quantized == expected, "{layout:?}, {nbits} bits, {threads} threads");
                 }
             }
         }
@@ -421,12 +421,12 @@ mod tests {
     /// As coremltools 9.0 quantizes `[[-1.0, 0.1, 2.5], [0.5, 0.5, 0.5]]` to 2 bits.
     #[test]
     fn numbers_of_coremltools() {
-        let channels = Channels { outer: 1, count: 2, inner: 3 };
-        let quantized = run(&[-1.0, 0.1, 2.5, 0.5, 0.5, 0.5], channels, 2, Scheme::Linear).unwrap();
+        let layout = Layout { slabs: 1, outer: 1, count: 2, inner: 3 };
+        let quantized = run(&[-1.0, 0.1, 2.5, 0.5, 0.5, 0.5], layout, 2, Scheme::Linear).unwrap();
         assert_eq!(quantized.codes, [0, 1, 3, 0, 0, 0]);
         assert_eq!(quantized.scale, bits(&[1.166_666_6, 0.0]));
         assert_eq!(quantized.bias, bits(&[-1.0, 0.5]));
-        let quantized = run(&[-1.0, 0.1, 2.5, 0.5, 0.5, 0.5], channels, 2, Scheme::Symmetric).unwrap();
+        let quantized = run(&[-1.0, 0.1, 2.5, 0.5, 0.5, 0.5], layout, 2, Scheme::Symmetric).unwrap();
         assert_eq!(quantized.codes, [2, 2, 3, 3, 3, 3]);
         assert_eq!(quantized.scale, bits(&[2.5, 0.5]));
         assert_eq!(quantized.bias, bits(&[-5.0, -1.0]));
@@ -435,16 +435,18 @@ mod tests {
     #[test]
     fn numbers_beyond_float32_are_an_error() {
         let values = [0.0, 1.0, f32::MIN, f32::MAX];
-        let channels = Channels { outer: 1, count: 2, inner: 2 };
-        assert!(matches!(run(&values, channels, 1, Scheme::Linear), Err(Error::Overflow { channel: 1 })));
-        assert!(matches!(run(&values, channels, 2, Scheme::Symmetric), Err(Error::Overflow { channel: 1 })));
-        assert_eq!(run(&values, channels, 2, Scheme::Linear).unwrap().codes, [0, 3, 0, 3]);
+        let layout = Layout { slabs: 1, outer: 1, count: 2, inner: 2 };
+        assert!(matches!(run(&values, layout, 1, Scheme::Linear), Err(Error::Overflow { channel: 1 })));
+        assert!(matches!(run(&values, layout, 2, Scheme::Symmetric), Err(Error::Overflow { channel: 1 })));
+        assert_eq!(run(&values, layout, 2, Scheme::Linear).unwrap().codes, [0, 3, 0, 3]);
     }
 
     #[test]
     fn no_weights_have_scale_and_bias_zero() {
-        for channels in [Channels { outer: 1, count: 2, inner: 0 }, Channels { outer: 0, count: 2, inner: 3 }] {
-            let quantized = run(&[], channels, 3, Scheme::Linear).unwrap();
+        for layout in
+            [Layout { slabs: 1, outer: 1, count: 2, inner: 0 }, Layout { slabs: 1, outer: 0, count: 2, inner: 3 }]
+        {
+            let quantized = run(&[], layout, 3, Scheme::Linear).unwrap();
             assert_eq!(quantized, Quantized { codes: vec![], scale: vec![0; 2], bias: vec![0; 2] });
         }
     }

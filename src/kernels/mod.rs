@@ -16,6 +16,7 @@ pub(crate) mod encode;
 pub(crate) mod errors;
 pub(crate) mod float16;
 pub(crate) mod int8;
+pub(crate) mod kmeans;
 pub(crate) mod least_squares;
 pub(crate) mod linear;
 pub(crate) mod pack;
@@ -25,6 +26,8 @@ pub(crate) mod shift_scale;
 #[cfg(test)]
 mod testing;
 
+use crate::error::QuantizeError;
+
 /// Weights in a block: the unit of parallel work, small enough (256 KiB of float32) for a core's own cache.
 /// A multiple of 8, so that the codes of a block fill whole bytes.
 const BLOCK: usize = 1 << 16;
@@ -32,28 +35,48 @@ const BLOCK: usize = 1 << 16;
 /// Weights handled at a time inside a block, in buffers that stay in the first-level cache. A multiple of 8.
 const CHUNK: usize = 1 << 12;
 
-/// Where the channel axis of a row-major tensor lies: `outer` x `count` x `inner`, the channel axis in the middle.
+/// How the groups of values that share parameters (a range, a scale, a bias) lie in a row-major tensor: `slabs` x
+/// `outer` x `count` x `inner`. A slab has `count` groups of its own, whose runs of `inner` values repeat `outer` times.
 ///
-/// `outer` is 1 when channels are the first axis, `count` is 1 for one range over the whole tensor.
+/// With channels along the first axis, `outer` and `slabs` are 1; along a later one, `outer` is the product of the axes
+/// before. A deconvolution in groups has a slab for each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Channels {
-    /// Product of the axes before the channel axis.
+pub(crate) struct Layout {
+    /// How often a set of groups is followed by others.
+    pub(crate) slabs: usize,
+    /// How often the runs of a slab's groups repeat.
     pub(crate) outer: usize,
-    /// Number of channels.
+    /// Number of groups in a slab.
     pub(crate) count: usize,
-    /// Product of the axes after the channel axis.
+    /// Values of a group that lie side by side.
     pub(crate) inner: usize,
 }
 
-impl Channels {
-    /// One channel: `len` weights share their range.
+impl Layout {
+    /// One group: `len` weights share their range.
     pub(crate) fn per_tensor(len: usize) -> Self {
-        Self { outer: 1, count: 1, inner: len }
+        Self { slabs: 1, outer: 1, count: 1, inner: len }
     }
 
     /// Number of weights.
     pub(crate) fn len(self) -> usize {
-        self.outer * self.count * self.inner
+        self.slabs * self.outer * self.count * self.inner
+    }
+
+    /// Number of groups.
+    pub(crate) fn groups(self) -> usize {
+        self.slabs * self.count
+    }
+
+    /// The group of a run of `inner` values.
+    pub(crate) fn group_of_run(self, run: usize) -> usize {
+        let (in_slab, count) = ((self.outer * self.count).max(1), self.count.max(1));
+        run / in_slab * self.count + run % in_slab % count
+    }
+
+    /// Whether each group lies in one piece, one after the other.
+    fn is_contiguous(self) -> bool {
+        self.outer == 1
     }
 }
 
@@ -72,6 +95,27 @@ impl NonFinite {
         let mut weights = values.iter().map(|&bytes| f32::from_le_bytes(bytes));
         let index = weights.position(|value| !value.is_finite())?;
         Some(Self { index, value: f32::from_le_bytes(*values.get(index)?) })
+    }
+}
+
+impl From<NonFinite> for QuantizeError {
+    fn from(NonFinite { index, value }: NonFinite) -> Self {
+        Self::NonFinite { index, value }
+    }
+}
+
+impl From<linear::Error> for QuantizeError {
+    fn from(error: linear::Error) -> Self {
+        match error {
+            linear::Error::NonFinite(error) => error.into(),
+            linear::Error::Overflow { channel } => Self::ScaleRange { channel },
+        }
+    }
+}
+
+impl From<float16::OutOfRange> for QuantizeError {
+    fn from(float16::OutOfRange { index, value }: float16::OutOfRange) -> Self {
+        if value.is_finite() { Self::Float16Range { index, value } } else { Self::NonFinite { index, value } }
     }
 }
 

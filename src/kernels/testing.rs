@@ -1,6 +1,6 @@
 //! What the tests of the kernels share.
 
-use super::Channels;
+use super::Layout;
 use super::dequantize::{Stored, decode};
 use super::errors::ErrorSums;
 use proptest::prelude::*;
@@ -29,8 +29,11 @@ pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// The channel of each weight.
-pub(super) fn channel_of(channels: Channels) -> impl Fn(usize) -> usize {
-    move |index| index / channels.inner % channels.count
+pub(super) fn channel_of(layout: Layout) -> impl Fn(usize) -> usize {
+    move |index| {
+        let (slab, in_slab) = (index / (layout.len() / layout.slabs), index % (layout.len() / layout.slabs));
+        slab * layout.count + in_slab / layout.inner % layout.count
+    }
 }
 
 /// Weights of one kind or another: ordinary, constant, subnormal, of any magnitude, signed zeros.
@@ -46,24 +49,24 @@ fn weight() -> impl Strategy<Value = BoxedStrategy<f32>> {
 }
 
 /// A layout and finite weights for it.
-pub(super) fn tensor() -> impl Strategy<Value = (Channels, Vec<f32>)> {
-    let channels = (1_usize..4, 1_usize..20, prop_oneof![1_usize..12, 1_usize..70])
-        .prop_map(|(outer, count, inner)| Channels { outer, count, inner });
-    (channels, weight()).prop_flat_map(|(channels, weight)| {
-        let len = channels.len();
-        (Just(channels), prop::collection::vec(weight, len))
+pub(super) fn tensor() -> impl Strategy<Value = (Layout, Vec<f32>)> {
+    let layout = (1_usize..4, 1_usize..4, 1_usize..20, prop_oneof![1_usize..12, 1_usize..70])
+        .prop_map(|(slabs, outer, count, inner)| Layout { slabs, outer, count, inner });
+    (layout, weight()).prop_flat_map(|(layout, weight)| {
+        let len = layout.len();
+        (Just(layout), prop::collection::vec(weight, len))
     })
 }
 
 /// Ordinary weights for a tensor of several blocks, the same in each run. Channels differ in their range.
-pub(super) fn large(channels: Channels) -> Vec<f32> {
-    let channel = channel_of(channels);
+pub(super) fn large(layout: Layout) -> Vec<f32> {
+    let channel = channel_of(layout);
     let mut state = 1_u32;
     let weight = |index| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 24) as f32 - 0.3 * (channel(index) % 7) as f32
     };
-    (0..channels.len()).map(weight).collect()
+    (0..layout.len()).map(weight).collect()
 }
 
 /// Sums that were measured while weights were stored, against those of what is stored.

@@ -4,7 +4,7 @@ use ndarray::{ArcArray, IxDyn};
 use thiserror::Error;
 
 /// The value of a blob: float32, row-major once it is made standard. Clones share memory.
-pub(crate) type Tensor = ArcArray<f32, IxDyn>;
+pub type Tensor = ArcArray<f32, IxDyn>;
 
 /// Why a layer cannot be computed. The caller adds the layer's place.
 #[derive(Clone, Debug, PartialEq, Error)]

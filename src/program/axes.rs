@@ -2,9 +2,9 @@
 
 use super::graph::{Graph, Source, Use};
 use super::value::{self, Tensor};
-use crate::proto::mil_spec::tensor_value::Value as List;
-use crate::proto::mil_spec::value::immediate_value::Value as Immediate;
-use crate::proto::mil_spec::value::{ImmediateValue, Value as Stored};
+use crate::format::proto::mil_spec::tensor_value::Value as List;
+use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;
+use crate::format::proto::mil_spec::value::{ImmediateValue, Value as Stored};
 
 /// The channel axes of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) fn agreed_axes(graph: &Graph<'_>, uses: &[Use<'_>], rank: usize) -> O
     all.all(|axes| axes == first).then_some(first)
 }
 
-fn is_true(value: &crate::proto::mil_spec::Value) -> bool {
+fn is_true(value: &crate::format::proto::mil_spec::Value) -> bool {
     match &value.value {
         Some(Stored::ImmediateValue(ImmediateValue { value: Some(Immediate::Tensor(tensor)) })) => match &tensor.value {
             Some(List::Bools(list)) => list.values.first() == Some(&true),

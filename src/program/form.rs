@@ -14,7 +14,7 @@ use super::dtype::Dtype;
 use super::opset::{Opset, bind};
 use super::value::{self, Tensor, TensorSpec};
 use crate::kernels::shift_scale::Grid;
-use crate::proto::mil_spec::{Operation, Value};
+use crate::format::proto::mil_spec::{Operation, Value};
 
 /// In which form a weight is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

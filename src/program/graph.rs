@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::proto::mil_spec::argument::binding::Binding;
-use crate::proto::mil_spec::{Block, Operation, Program, Value};
+use crate::format::proto::mil_spec::argument::binding::Binding;
+use crate::format::proto::mil_spec::{Block, Operation, Program, Value};
 
 /// The operations of a program, and what connects them.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(crate) struct Use<'m> {
 }
 
 /// The name under which the live block of a function is.
-fn live_block(function: &crate::proto::mil_spec::Function) -> Option<&Block> {
+fn live_block(function: &crate::format::proto::mil_spec::Function) -> Option<&Block> {
     function.block_specializations.get(&function.opset)
 }
 
@@ -105,7 +105,7 @@ impl<'m> Graph<'m> {
             self.nodes.push(Node { operation, block, inputs, uses: Vec::new(), is_block_output: false });
             for (number, inner) in operation.blocks.iter().enumerate() {
                 let name = operation.outputs.first().map_or("", |output| output.name.as_str());
-                let path = crate::walk::inner_path(path, name, &format!("block[{number}]"));
+                let path = crate::model::walk::inner_path(path, name, &format!("block[{number}]"));
                 self.add_block(inner, &path.into(), scopes);
             }
             for (output, value) in operation.outputs.iter().enumerate() {

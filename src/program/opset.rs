@@ -10,8 +10,8 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use super::value::{Tensor, bool_value, string_value};
-use crate::proto::mil_spec::argument::{Binding, binding};
-use crate::proto::mil_spec::{Argument, Block, Function, Operation, Program, Value};
+use crate::format::proto::mil_spec::argument::{Binding, binding};
+use crate::format::proto::mil_spec::{Argument, Block, Function, Operation, Program, Value};
 
 /// A set of operations, by the number in its name: `CoreML5` to `CoreML9`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

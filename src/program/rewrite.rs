@@ -17,14 +17,14 @@ use super::graph;
 use super::opset::{self, Opset};
 use super::value::{self, BlobFiles, Tensor, TensorSpec};
 use crate::error::Error;
-use crate::proto;
-use crate::proto::mil_spec::argument::binding::Binding;
-use crate::proto::mil_spec::value::immediate_value::Value as Immediate;
-use crate::proto::mil_spec::value::{BlobFileValue, ImmediateValue, Value as Stored};
-use crate::proto::mil_spec::value_type::Type;
-use crate::proto::mil_spec::{Block, Program, Value, ValueType};
-use crate::proto::model::Type as ModelType;
-use crate::walk;
+use crate::format::proto;
+use crate::format::proto::mil_spec::argument::binding::Binding;
+use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;
+use crate::format::proto::mil_spec::value::{BlobFileValue, ImmediateValue, Value as Stored};
+use crate::format::proto::mil_spec::value_type::Type;
+use crate::format::proto::mil_spec::{Block, Program, Value, ValueType};
+use crate::format::proto::model::Type as ModelType;
+use crate::model::walk;
 
 /// A weight that gets another form.
 #[derive(Clone, Debug)]

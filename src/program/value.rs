@@ -10,12 +10,12 @@ use thiserror::Error;
 
 use super::blobs::{BlobError, BlobFile};
 use super::dtype::Dtype;
-use crate::proto::mil_spec::dimension::{ConstantDimension, Dimension as DimensionKind};
-use crate::proto::mil_spec::tensor_value::{RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings};
-use crate::proto::mil_spec::value::immediate_value::Value as Immediate;
-use crate::proto::mil_spec::value::{BlobFileValue, ImmediateValue, Value as Stored};
-use crate::proto::mil_spec::value_type::Type;
-use crate::proto::mil_spec::{Dimension, TensorType, TensorValue, Value, ValueType, tensor_value};
+use crate::format::proto::mil_spec::dimension::{ConstantDimension, Dimension as DimensionKind};
+use crate::format::proto::mil_spec::tensor_value::{RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings};
+use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;
+use crate::format::proto::mil_spec::value::{BlobFileValue, ImmediateValue, Value as Stored};
+use crate::format::proto::mil_spec::value_type::Type;
+use crate::format::proto::mil_spec::{Dimension, TensorType, TensorValue, Value, ValueType, tensor_value};
 
 /// From how many elements on coremltools puts a tensor into weight.bin.
 pub(crate) const BLOB_FROM: usize = 10;

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
-use crate::stored::{Nbits, StoredForm};
+use crate::format::form::{Nbits, StoredForm};
+use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// Gets the number of bits and the values, row-major; returns the table of 2^nbits entries and one code for each value.
 type TableFunction = dyn Fn(u32, &[f32]) -> Result<(Vec<f32>, Vec<u8>), QuantizeError> + Send + Sync;
@@ -14,8 +15,8 @@ type TableFunction = dyn Fn(u32, &[f32]) -> Result<(Vec<f32>, Vec<u8>), Quantize
 /// What the function returns is checked: 2^nbits finite entries, one code below 2^nbits for each value.
 ///
 /// ```
-/// use coreml_quant::{Buffers, CustomLut, Nbits, Quantizer, WeightView};
 /// use coreml_quant::weight_params::FloatValues;
+/// use coreml_quant::{Blocks, CustomLut, Nbits, QuantizeContext, Quantizer, WeightSpec, WeightView};
 ///
 /// // Powers of two, up to the largest magnitude.
 /// let quantizer = CustomLut::new(Nbits::ONE, |_nbits, values: &[f32]| {
@@ -23,8 +24,9 @@ type TableFunction = dyn Fn(u32, &[f32]) -> Result<(Vec<f32>, Vec<u8>), Quantize
 ///     Ok((vec![-1.0, 1.0], codes))
 /// });
 /// let values = FloatValues::from(vec![0.5, -2.0]);
-/// let weight = WeightView::new(&values, &[2], None).ok_or("shape")?;
-/// quantizer.quantize(weight, &mut Buffers::new())?;
+/// let blocks = Blocks::per_tensor(&[2]);
+/// let weight = WeightView::new(&values, WeightSpec::new(&blocks)).ok_or("shape")?;
+/// quantizer.quantize(weight, &mut QuantizeContext::new())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CustomLut {
@@ -50,17 +52,17 @@ impl fmt::Debug for CustomLut {
 }
 
 impl Quantizer for CustomLut {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::LookupTable { nbits: self.nbits }
     }
 
-    fn quantize(&self, weight: WeightView<'_>, _: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
+    fn quantize(&self, weight: WeightView<'_>, _: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
         let values = weight.to_vec();
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(QuantizeError::NonFinite { index, value: values[index] });
         }
         let (table, codes) = (self.function)(self.nbits.into(), &values)?;
         // The length of the table and the number of codes are checked with every quantizer's result.
-        Ok(QuantizedWeight::LookupTable { codes: Codes::pack(&codes, self.nbits)?, table })
+        Ok(Payload::LookupTable { codes: Codes::pack(&codes, self.nbits)?, table })
     }
 }

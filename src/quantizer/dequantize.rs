@@ -3,30 +3,25 @@
 //! The values come decoded: `code * scale + bias` in float64, rounded once to float32; table entries and halves
 //! exactly.
 
-use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
-use crate::measure::Distortion;
-use crate::stored::StoredForm;
+use crate::format::form::StoredForm;
+use crate::weight::distortion::Distortion;
+use crate::weight::{Payload, WeightSpec, WeightView};
 
 /// Stores values as float32, four bytes each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dequantize;
 
 impl Quantizer for Dequantize {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::Float32
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        Ok(QuantizedWeight::Float32(weight.into_le_bytes(buffers)))
-    }
-
-    fn quantize_and_measure(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
-        // The values stay as they are.
-        Ok((self.quantize(weight, buffers)?, Some(Distortion::NONE)))
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        if context.measures() {
+            context.record(Distortion::NONE);
+        }
+        Ok(Payload::Float32(weight.into_le_bytes(&mut context.buffers)))
     }
 }

@@ -3,12 +3,11 @@
 //! Identical to numpy's and coremltools' conversion. A value that is not finite, or beyond the largest half (65504),
 //! is refused. coremltools also refuses 65504 itself, which a half holds exactly.
 
-use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
+use crate::format::form::StoredForm;
 use crate::kernels;
-use crate::kernels::errors::ErrorSums;
-use crate::measure::Distortion;
-use crate::stored::StoredForm;
+use crate::weight::{Payload, WeightSpec, WeightView};
 
 /// Stores values as IEEE half precision, two bytes each.
 ///
@@ -18,34 +17,15 @@ use crate::stored::StoredForm;
 pub struct Float16;
 
 impl Quantizer for Float16 {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::Float16
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        Ok(self.store(weight, buffers, false)?.0)
-    }
-
-    fn quantize_and_measure(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
-        let (quantized, sums) = self.store(weight, buffers, true)?;
-        Ok((quantized, Some(Distortion::of(sums))))
-    }
-}
-
-impl Float16 {
-    fn store(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-        measure: bool,
-    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
-        let mut halves = buffers.take(weight.len() * 2);
-        let sums = kernels::float16::to_float16(weight.as_le_bytes(), &mut halves, measure)?;
-        weight.recycle(buffers);
-        Ok((QuantizedWeight::Float16(halves), sums))
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        let mut halves = context.take(weight.len() * 2);
+        let sums = kernels::float16::to_float16(weight.as_le_bytes(), &mut halves, context.measures())?;
+        context.record_sums(sums);
+        weight.recycle(&mut context.buffers);
+        Ok(Payload::Float16(halves))
     }
 }

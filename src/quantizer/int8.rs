@@ -2,10 +2,11 @@
 //!
 //! The arithmetic is that of [`crate::kernels::int8`].
 
-use super::{Buffers, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
+use crate::format::form::StoredForm;
 use crate::kernels;
-use crate::stored::StoredForm;
+use crate::weight::{Payload, WeightSpec, WeightView};
 
 /// Stores values as signed bytes with one scale, for `int8DynamicQuantize`.
 ///
@@ -19,14 +20,14 @@ use crate::stored::StoredForm;
 pub struct Int8;
 
 impl Quantizer for Int8 {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::Int8
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        let mut values = buffers.take(weight.len());
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        let mut values = context.take(weight.len());
         let scale = kernels::int8::quantize(weight.as_le_bytes(), &mut values)?;
-        weight.recycle(buffers);
-        Ok(QuantizedWeight::Int8 { values, scale })
+        weight.recycle(&mut context.buffers);
+        Ok(Payload::Int8 { values, scale })
     }
 }

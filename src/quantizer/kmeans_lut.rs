@@ -1,13 +1,12 @@
 //! kmeans_lut: the lookup table with the least squared error.
 //!
-//! One-dimensional k-means has an exact solution: [`crate::kmeans`] tells how.
+//! One-dimensional k-means has an exact solution: [`crate::kernels::kmeans`] tells how.
 
-use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
-use crate::kernels::errors::ErrorSums;
-use crate::kmeans::{self, Clusters, Strategy};
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
+use crate::format::form::{Nbits, StoredForm};
+use crate::kernels::kmeans::{self, Clusters, Strategy};
+use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// Stores values as codes into the table with the least sum of squared errors, one table for each weight.
 ///
@@ -46,38 +45,21 @@ impl KmeansLut {
         self.strategy = Strategy::Sorted;
         self
     }
-
-    fn store(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-        measure: bool,
-    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
-        let (values, nbits) = (weight.as_le_bytes(), self.nbits);
-        let solution = Clusters::new(values, nbits.levels(), self.strategy)?.solve(nbits.levels());
-        let mut packed = buffers.take(nbits.packed_len(weight.len()));
-        let sums = kmeans::assign(values, &solution.centroids, nbits.get(), &mut packed, measure);
-        let codes = Codes::from_packed(packed, weight.len(), nbits);
-        weight.recycle(buffers);
-        Ok((QuantizedWeight::LookupTable { codes, table: solution.table(nbits.get()) }, sums))
-    }
 }
 
 impl Quantizer for KmeansLut {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::LookupTable { nbits: self.nbits }
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        Ok(self.store(weight, buffers, false)?.0)
-    }
-
-    fn quantize_and_measure(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
-        let (quantized, sums) = self.store(weight, buffers, true)?;
-        Ok((quantized, Some(Distortion::of(sums))))
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        let (values, nbits) = (weight.as_le_bytes(), self.nbits);
+        let solution = Clusters::new(values, nbits.levels(), self.strategy)?.solve(nbits.levels());
+        let mut packed = context.take(nbits.packed_len(weight.len()));
+        let sums = kmeans::assign(values, &solution.centroids, nbits.get(), &mut packed, context.measures());
+        context.record_sums(sums);
+        let codes = Codes::from_packed(packed, weight.len(), nbits);
+        weight.recycle(&mut context.buffers);
+        Ok(Payload::LookupTable { codes, table: solution.table(nbits.get()) })
     }
 }

@@ -5,13 +5,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::{ConfigError, QuantizeError};
-use crate::kernels::errors::ErrorSums;
+use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::least_squares;
 use crate::kernels::linear::{self, Scheme, Settings};
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
+use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// How the range of a channel, and with it the scale and bias, is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -72,33 +71,15 @@ impl Linear {
         self.range = range;
         self
     }
-
-    fn store(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-        measure: bool,
-    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
-        store(weight, self.nbits, self.range, Scheme::Linear, measure, buffers)
-    }
 }
 
 impl Quantizer for Linear {
-    fn stored_form(&self, shape: &[usize], channel_axis: Option<usize>) -> StoredForm {
-        form(self.nbits, shape, channel_axis)
+    fn stored_form(&self, weight: &WeightSpec<'_>) -> StoredForm {
+        form(self.nbits, weight)
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        Ok(self.store(weight, buffers, false)?.0)
-    }
-
-    fn quantize_and_measure(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
-        let (quantized, sums) = self.store(weight, buffers, true)?;
-        Ok((quantized, Some(Distortion::of(sums))))
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        store(weight, self.nbits, self.range, Scheme::Linear, context)
     }
 }
 
@@ -129,39 +110,21 @@ impl LinearSymmetric {
         self.range = range;
         self
     }
-
-    fn store(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-        measure: bool,
-    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
-        store(weight, self.nbits, self.range, Scheme::Symmetric, measure, buffers)
-    }
 }
 
 impl Quantizer for LinearSymmetric {
-    fn stored_form(&self, shape: &[usize], channel_axis: Option<usize>) -> StoredForm {
-        form(self.nbits, shape, channel_axis)
+    fn stored_form(&self, weight: &WeightSpec<'_>) -> StoredForm {
+        form(self.nbits, weight)
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        Ok(self.store(weight, buffers, false)?.0)
-    }
-
-    fn quantize_and_measure(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
-        let (quantized, sums) = self.store(weight, buffers, true)?;
-        Ok((quantized, Some(Distortion::of(sums))))
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        store(weight, self.nbits, self.range, Scheme::Symmetric, context)
     }
 }
 
-fn form(nbits: Nbits, shape: &[usize], channel_axis: Option<usize>) -> StoredForm {
-    let channels = channel_axis.and_then(|axis| shape.get(axis)).copied().unwrap_or(1);
-    StoredForm::Linear { nbits, scales: channels, biases: channels }
+fn form(nbits: Nbits, weight: &WeightSpec<'_>) -> StoredForm {
+    let blocks = weight.blocks.count();
+    StoredForm::Linear { nbits, scales: blocks, biases: blocks }
 }
 
 fn store(
@@ -169,19 +132,19 @@ fn store(
     nbits: Nbits,
     range: LinearRange,
     scheme: Scheme,
-    measure: bool,
-    buffers: &mut Buffers,
-) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
-    let channels = weight.channels();
-    let mut packed = buffers.take(nbits.packed_len(weight.len()));
-    let (mut scale, mut bias) = (vec![0.0; channels.count], vec![0.0; channels.count]);
+    context: &mut QuantizeContext,
+) -> Result<Payload, QuantizeError> {
+    let layout = weight.blocks().layout();
+    let mut packed = context.take(nbits.packed_len(weight.len()));
+    let (mut scale, mut bias) = (vec![0.0; layout.groups()], vec![0.0; layout.groups()]);
     let quantize = match range {
         LinearRange::MinMax => linear::quantize,
         LinearRange::LeastSquares => least_squares::quantize,
     };
-    let settings = Settings { nbits: nbits.get(), scheme, measure };
-    let sums = quantize(weight.as_le_bytes(), channels, settings, &mut packed, &mut scale, &mut bias)?;
+    let settings = Settings { nbits: nbits.get(), scheme, measure: context.measures() };
+    let sums = quantize(weight.as_le_bytes(), layout, settings, &mut packed, &mut scale, &mut bias)?;
+    context.record_sums(sums);
     let codes = Codes::from_packed(packed, weight.len(), nbits);
-    weight.recycle(buffers);
-    Ok((QuantizedWeight::Linear { codes, scale, bias }, sums))
+    weight.recycle(&mut context.buffers);
+    Ok(Payload::Linear { codes, scale, bias })
 }

@@ -2,12 +2,11 @@
 //!
 //! The arithmetic is that of [`crate::kernels::linear`], over the whole weight.
 
-use super::{Buffers, Codes, QuantizedWeight, Quantizer, WeightView};
+use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
-use crate::kernels::errors::ErrorSums;
+use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::linear;
-use crate::measure::Distortion;
-use crate::stored::{Nbits, StoredForm};
+use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// Stores values as codes into a table of evenly spaced values between the smallest and the largest of the weight.
 ///
@@ -27,37 +26,21 @@ impl LinearLut {
     pub fn new(nbits: Nbits) -> Self {
         Self { nbits }
     }
-
-    fn store(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-        measure: bool,
-    ) -> Result<(QuantizedWeight, ErrorSums), QuantizeError> {
-        let mut packed = buffers.take(self.nbits.packed_len(weight.len()));
-        let mut table = vec![0.0; self.nbits.levels()];
-        let sums = linear::quantize_table(weight.as_le_bytes(), self.nbits.get(), &mut packed, &mut table, measure)?;
-        let codes = Codes::from_packed(packed, weight.len(), self.nbits);
-        weight.recycle(buffers);
-        Ok((QuantizedWeight::LookupTable { codes, table }, sums))
-    }
 }
 
 impl Quantizer for LinearLut {
-    fn stored_form(&self, _: &[usize], _: Option<usize>) -> StoredForm {
+    fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::LookupTable { nbits: self.nbits }
     }
 
-    fn quantize(&self, weight: WeightView<'_>, buffers: &mut Buffers) -> Result<QuantizedWeight, QuantizeError> {
-        Ok(self.store(weight, buffers, false)?.0)
-    }
-
-    fn quantize_and_measure(
-        &self,
-        weight: WeightView<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(QuantizedWeight, Option<Distortion>), QuantizeError> {
-        let (quantized, sums) = self.store(weight, buffers, true)?;
-        Ok((quantized, Some(Distortion::of(sums))))
+    fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
+        let (values, nbits) = (weight.as_le_bytes(), self.nbits);
+        let mut packed = context.take(nbits.packed_len(weight.len()));
+        let mut table = vec![0.0; nbits.levels()];
+        let sums = linear::quantize_table(values, nbits.get(), &mut packed, &mut table, context.measures())?;
+        context.record_sums(sums);
+        let codes = Codes::from_packed(packed, weight.len(), nbits);
+        weight.recycle(&mut context.buffers);
+        Ok(Payload::LookupTable { codes, table })
     }
 }

@@ -2,7 +2,7 @@
 //! `#[path]`.
 
 use coreml_quant::weight_params::FloatValues;
-use coreml_quant::{Buffers, Codes, KmeansLut, Nbits, QuantizedWeight, Quantizer, WeightView};
+use coreml_quant::{Blocks, Codes, KmeansLut, Nbits, Payload, QuantizeContext, Quantizer, WeightSpec, WeightView};
 
 /// Packs codes and unpacks them again. The first byte chooses the bits.
 ///
@@ -45,13 +45,13 @@ pub fn clusters(data: &[u8]) {
         // Values of many magnitudes.
         _ => data.as_chunks().0.iter().map(|&[a, b]| (f32::from(a) - 127.5) * f32::from(b % 64).exp2() / 4e9).collect(),
     };
-    let shape = [values.len()];
+    let blocks = Blocks::per_tensor(&[values.len()]);
     let stored = FloatValues::from(&values[..]);
-    let view = WeightView::new(&stored, &shape, None).expect("a vector");
+    let view = WeightView::new(&stored, WeightSpec::new(&blocks)).expect("a vector");
     let finite = values.iter().all(|value| value.is_finite());
-    let result = KmeansLut::new(nbits).quantize(view, &mut Buffers::new());
+    let result = KmeansLut::new(nbits).quantize(view, &mut QuantizeContext::new());
     let (codes, table) = match result {
-        Ok(QuantizedWeight::LookupTable { codes, table }) => (codes.to_vec(), table),
+        Ok(Payload::LookupTable { codes, table }) => (codes.to_vec(), table),
         Ok(other) => panic!("{other:?}"),
         Err(error) => return assert!(!finite, "{error}"),
     };

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 
 import kmeans1d
@@ -42,7 +42,7 @@ def quantized_bytes(weight, mode, nbits):
     """Bytes of codes, scales, biases and table."""
     if mode == "float16":
         return 2 * weight.count
-    channels = weight.shape[weight.axis] if weight.axis is not None else 1
+    channels = prod(weight.shape[at] for at in cw.axes(weight.axis)) if weight.axis is not None else 1
     return ceil(weight.count * nbits / 8) + (4 << nbits if mode.endswith("lut") else 8 * channels)
 
 
@@ -122,7 +122,7 @@ def check_linear(values, out, nbits, symmetric=False):
         complaint = first_unequal(np.array(ours, np.float32), theirs.astype(np.float32))
         if complaint:
             return f"{name}: {complaint}"
-    by_channel = [np.moveaxis(a.reshape(shape), axis, 0).reshape(len(scale), -1) for a in (codes, expected, array)]
+    by_channel = [cw.channels_first(a.reshape(shape), axis).reshape(len(scale), -1) for a in (codes, expected, array)]
     for c, (ours, theirs, original) in enumerate(zip(*by_channel)):
         if is_tiny(scale[c]):
             complaint = half_a_step(original, ours, scale[c], bias[c])

@@ -32,7 +32,7 @@ class Weight:
     field: str  # `weights`, `weightParams[1].inputGateBiasVector`, ...
     params: object  # WeightParams
     shape: tuple  # row-major
-    axis: object  # the channel axis of linear quantization, None where one scale holds for all
+    axis: object  # the axis or axes of the channels of linear quantization, None where one scale holds for all
     float_only: bool = False  # Core ML takes float32 and float16 here, not n bits
 
     @property
@@ -108,8 +108,14 @@ def fields(layer):
         if not p.isDeconvolution:
             yield "weights", p.weights, (p.outputChannels, p.kernelChannels, *kernel), 0
         else:
-            # The second axis counts the output channels of one group, so with several groups no axis is theirs.
-            yield "weights", p.weights, (p.kernelChannels, p.outputChannels // groups, *kernel), 1 if groups == 1 else None
+            inputs, outputs = p.kernelChannels, p.outputChannels // groups
+            if groups == 1:
+                yield "weights", p.weights, (inputs, outputs, *kernel), 1
+            elif inputs % groups:
+                yield "weights", p.weights, (inputs, outputs, *kernel), None
+            else:
+                # Each group has output channels of its own, so the channels lie along two axes.
+                yield "weights", p.weights, (groups, inputs // groups, outputs, *kernel), (0, 2)
         if p.hasBias:
             yield "bias", p.bias, (p.outputChannels,), None
     elif kind == "convolution3d":
@@ -203,7 +209,24 @@ def decode(weight):
     bias = np.array(linear.bias, np.float64) if len(linear.bias) else np.zeros(len(scale))
     if len(scale) == 1:
         return codes * scale[0] + bias[0]
-    spread = [1] * len(weight.shape)
-    axis = weight.axis or 0
-    spread[axis] = -1
-    return (codes.reshape(weight.shape) * scale.reshape(spread) + bias.reshape(spread)).ravel()
+    by_channel = channels_first(codes.reshape(weight.shape), weight.axis or 0)
+    scale, bias = (x.reshape(by_channel.shape[:-1])[..., None] for x in (scale, bias))
+    return channels_back(by_channel * scale + bias, weight.shape, weight.axis or 0).ravel()
+
+
+def axes(axis):
+    """The axes of the channels, of which there are two in a deconvolution in groups."""
+    return axis if isinstance(axis, tuple) else (axis,)
+
+
+def channels_first(array, axis):
+    """The values with the channels along the first axes, and all others along the last."""
+    first = np.moveaxis(array, axes(axis), range(len(axes(axis))))
+    return first.reshape(*first.shape[:len(axes(axis))], -1)
+
+
+def channels_back(array, shape, axis):
+    """What `channels_first` made in its old order."""
+    rest = [size for at, size in enumerate(shape) if at not in axes(axis)]
+    full = array.reshape(*(shape[at] for at in axes(axis)), *rest)
+    return np.moveaxis(full, range(len(axes(axis))), axes(axis))

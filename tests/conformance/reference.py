@@ -20,8 +20,23 @@ TINY_SCALE = 1e-6  # at or below it coremltools sends every weight of the channe
 
 def quantize(params, nbits, mode, shape, axis):
     """Quantizes one WeightParams in place. Without a channel axis the weight is one channel."""
+    if isinstance(axis, tuple):
+        if mode in (MODES["linear"], MODES["linear_symmetric"]) and nbits <= 8:
+            return by_channels(params, nbits, mode, shape, axis)
+        axis = None
     shape, axis = (tuple(shape), axis) if axis is not None else ((prod(shape),), 0)
     quantization_utils._quantize_wp_field(params, nbits, mode, shape, axis)
+
+
+def by_channels(params, nbits, mode, shape, axis):
+    """As `quantize`, for channels along several axes: in their order, and back."""
+    values = np.array(params.floatValue, np.float32).reshape(shape)
+    first = cw.channels_first(values, axis)
+    params.floatValue[:] = first.ravel()
+    flat = (prod(first.shape[:-1]), first.shape[-1])
+    quantization_utils._quantize_wp_field(params, nbits, mode, flat, 0)
+    codes = cw.unpack(params.rawValue, values.size, nbits)
+    params.rawValue = cw.pack(cw.channels_back(codes, shape, axis).ravel(), nbits)
 
 
 def quantize_model(model, nbits, mode):
@@ -38,6 +53,10 @@ def quantize_model(model, nbits, mode):
 
 def linear(values, nbits, axis, symmetric):
     """(codes, scales, biases) of an array; codes in its shape, scales and biases in float64."""
+    if isinstance(axis, tuple):
+        first = cw.channels_first(values, axis)
+        codes, scale, bias = linear(first.reshape(-1, first.shape[-1]), nbits, 0, symmetric)
+        return cw.channels_back(codes, values.shape, axis), scale, bias
     return quantization_utils._quantize_channelwise_linear(values, nbits, axis, symmetric)
 
 

@@ -67,10 +67,11 @@ def correct_tiny_channels(w, values, nbits, mode):
     """Sets the codes of channels of tiny scale, which coremltools loses, to the nearest ones."""
     shape, axis = (w.shape, w.axis) if w.axis is not None and mode != "linear_lut" else ((1, w.count), 0)
     codes, scale, bias = reference.linear(values.reshape(shape), nbits, axis, mode == "linear_symmetric")
-    by_channel, originals = np.moveaxis(codes, axis, 0), np.moveaxis(values.reshape(shape), axis, 0)
+    by_channel, originals = (cw.channels_first(a, axis) for a in (codes, values.reshape(shape)))
+    by_channel, originals = (a.reshape(len(scale), -1).copy() for a in (by_channel, originals))
     for c in np.flatnonzero([compare.is_tiny(s) for s in scale]):
         by_channel[c] = np.round((originals[c] - bias[c]) / scale[c])
-    w.params.rawValue = cw.pack(codes, nbits)
+    w.params.rawValue = cw.pack(cw.channels_back(by_channel, shape, axis), nbits)
 
 
 def weight(model, path):

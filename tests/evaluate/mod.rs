@@ -60,6 +60,8 @@ impl Tensor {
 pub struct Evaluated {
     /// The model's outputs by name.
     pub outputs: BTreeMap<String, Tensor>,
+    /// Every array of the network by name, as it was last written.
+    pub blobs: BTreeMap<String, Tensor>,
     /// The largest magnitude of any array on the way: rounding errors are in proportion to it.
     pub magnitude: f64,
 }
@@ -79,7 +81,7 @@ pub fn evaluate(model: &Model, inputs: &BTreeMap<String, Tensor>) -> Evaluated {
     let outputs = proto.description.iter().flat_map(|description| &description.output);
     // A branch that was not taken leaves its outputs unwritten.
     let outputs = outputs.filter_map(|output| Some((output.name.clone(), blobs.arrays.get(&output.name)?.clone())));
-    Evaluated { outputs: outputs.collect(), magnitude: blobs.magnitude }
+    Evaluated { outputs: outputs.collect(), magnitude: blobs.magnitude, blobs: blobs.arrays }
 }
 
 /// Holds two networks against each other on the same inputs, to the rounding of weights to float32.

@@ -1,0 +1,396 @@
+//! What to quantize, and how: [`QuantConfig`] and the modes.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::{ConfigError, Error, QuantizeError};
+use crate::format::form::Nbits;
+use crate::quantize::plan::Plan;
+use crate::quantize::report::Reason;
+use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
+use crate::quantizer::{
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Quantizer,
+};
+
+/// A way to store weights, under coremltools' own name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// IEEE half precision.
+    Float16,
+    /// A scale and a bias for each channel, between its smallest and its largest value; 1 to 8 bits.
+    Linear,
+    /// A scale for each channel, in a range symmetric around zero; 2 to 8 bits.
+    LinearSymmetric,
+    /// A table of evenly spaced values; 1 to 8 bits.
+    LinearLut,
+    /// The table with the least squared error; 1 to 8 bits.
+    KmeansLut,
+    /// A table from a function of the caller's; 1 to 8 bits.
+    CustomLut,
+    /// Back to float32.
+    Dequantize,
+    /// Signed 8-bit matrices for layers that quantize their activations at run time (`int8DynamicQuantize`).
+    Int8Matmul,
+}
+
+impl Mode {
+    /// Every mode.
+    pub fn all() -> &'static [Self] {
+        &[
+            Self::Float16,
+            Self::Linear,
+            Self::LinearSymmetric,
+            Self::LinearLut,
+            Self::KmeansLut,
+            Self::CustomLut,
+            Self::Dequantize,
+            Self::Int8Matmul,
+        ]
+    }
+
+    /// The mode's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float16 => "float16",
+            Self::Linear => "linear",
+            Self::LinearSymmetric => "linear_symmetric",
+            Self::LinearLut => "linear_lut",
+            Self::KmeansLut => "kmeans_lut",
+            Self::CustomLut => "custom_lut",
+            Self::Dequantize => "dequantize",
+            Self::Int8Matmul => "int8_matmul",
+        }
+    }
+
+    /// The numbers of bits that can be asked for; empty if the mode has no choice.
+    pub fn nbits(self) -> std::ops::RangeInclusive<u32> {
+        match self {
+            Self::Linear | Self::LinearLut | Self::KmeansLut | Self::CustomLut => 1..=8,
+            // With one bit the two codes would be -2 and 0 times the scale's magnitude: nothing around zero.
+            Self::LinearSymmetric => 2..=8,
+            #[expect(clippy::reversed_empty_ranges, reason = "an empty range says that there is no choice")]
+            Self::Float16 | Self::Dequantize | Self::Int8Matmul => 1..=0,
+        }
+    }
+
+    fn allowed_bits(self) -> &'static str {
+        match self {
+            Self::LinearSymmetric => "2 to 8",
+            _ if self.nbits().is_empty() => "no number of",
+            _ => "1 to 8",
+        }
+    }
+
+    fn check_bits(self, nbits: u32) -> Result<Nbits, ConfigError> {
+        let refused = ConfigError::Bits { mode: self.name(), allowed: self.allowed_bits(), found: nbits };
+        Nbits::new(nbits).filter(|_| self.nbits().contains(&nbits)).ok_or(refused)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::all().iter().find(|mode| mode.name() == name).copied().ok_or_else(|| ConfigError::UnknownMode {
+            found: name.to_owned(),
+            known: Self::all().iter().map(|mode| mode.name()).collect(),
+        })
+    }
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Weights that are done.
+    pub weights_done: usize,
+    /// Weights there are to quantize.
+    pub weights: usize,
+    /// Values that are done.
+    pub values_done: u64,
+    /// Values there are to quantize.
+    pub values: u64,
+}
+
+/// Which weights to quantize, and how. A configuration that makes no sense cannot be built.
+///
+/// ```
+/// use coreml_quant::QuantConfig;
+///
+/// assert!(QuantConfig::kmeans_lut(4).is_ok());
+/// assert!(QuantConfig::kmeans_lut(9).is_err());
+/// assert!(QuantConfig::linear_symmetric(1).is_err());
+/// ```
+#[derive(Clone)]
+pub struct QuantConfig {
+    pub(crate) choice: Choice,
+    /// The first rule that selects a weight decides, before `choice`.
+    pub(crate) rules: Vec<(Arc<dyn LayerSelector>, Arc<dyn Quantizer>)>,
+    pub(crate) selector: Arc<dyn LayerSelector>,
+    pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    pub(crate) requantize: bool,
+    pub(crate) allow_growth: bool,
+    pub(crate) fold: bool,
+    pub(crate) measure: bool,
+}
+
+/// What converts a weight.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// One quantizer for all.
+    One(Arc<dyn Quantizer>),
+    /// A method for each weight of one model, by its index.
+    Planned(Arc<Plan>),
+}
+
+impl QuantConfig {
+    /// Half precision: half the size, see [`Float16`].
+    pub fn float16() -> Self {
+        Self { fold: false, ..Self::custom(Float16) }
+    }
+
+    /// A scale and a bias for each channel, see [`Linear`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Bits`] unless `nbits` is 1 to 8.
+    pub fn linear(nbits: u32) -> Result<Self, ConfigError> {
+        Ok(Self::custom(Linear::new(Mode::Linear.check_bits(nbits)?)))
+    }
+
+    /// A range around zero for each channel, see [`LinearSymmetric`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Bits`] unless `nbits` is 2 to 8.
+    pub fn linear_symmetric(nbits: u32) -> Result<Self, ConfigError> {
+        Ok(Self::custom(LinearSymmetric::new(Mode::LinearSymmetric.check_bits(nbits)?)))
+    }
+
+    /// A table of evenly spaced values, see [`LinearLut`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Bits`] unless `nbits` is 1 to 8.
+    pub fn linear_lut(nbits: u32) -> Result<Self, ConfigError> {
+        Ok(Self::custom(LinearLut::new(Mode::LinearLut.check_bits(nbits)?)))
+    }
+
+    /// The table with the least squared error, see [`KmeansLut`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Bits`] unless `nbits` is 1 to 8.
+    pub fn kmeans_lut(nbits: u32) -> Result<Self, ConfigError> {
+        Ok(Self::custom(KmeansLut::new(Mode::KmeansLut.check_bits(nbits)?)))
+    }
+
+    /// A table from a function of the caller's, see [`CustomLut`]: it gets the number of bits and the values, and
+    /// returns the table of 2^nbits entries and one code for each value.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Bits`] unless `nbits` is 1 to 8.
+    pub fn custom_lut<F>(nbits: u32, function: F) -> Result<Self, ConfigError>
+    where
+        F: Fn(u32, &[f32]) -> Result<(Vec<f32>, Vec<u8>), QuantizeError> + Send + Sync + 'static,
+    {
+        Ok(Self::custom(CustomLut::new(Mode::CustomLut.check_bits(nbits)?, function)))
+    }
+
+    /// Back to float32, from every form.
+    pub fn dequantize() -> Self {
+        Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Dequantize) }
+    }
+
+    /// Signed 8-bit matrices, and activations quantized at run time, for `innerProduct` and one-input `batchedMatmul`
+    /// layers without bias.
+    pub fn int8_matmul() -> Self {
+        Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Int8) }
+    }
+
+    /// A method for each weight, as a plan says: see [`Planner`](crate::Planner).
+    ///
+    /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
+    /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
+    pub fn planned(plan: Plan) -> Self {
+        Self { fold: plan.fold, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+    }
+
+    /// A quantizer of the caller's.
+    pub fn custom(quantizer: impl Quantizer + 'static) -> Self {
+        Self::new(Choice::One(Arc::new(quantizer)))
+    }
+
+    /// A quantizer that several configurations share.
+    pub(crate) fn shared(quantizer: Arc<dyn Quantizer>) -> Self {
+        Self::new(Choice::One(quantizer))
+    }
+
+    fn new(choice: Choice) -> Self {
+        Self {
+            choice,
+            rules: Vec::new(),
+            selector: Arc::new(DefaultSelector),
+            progress: None,
+            requantize: false,
+            allow_growth: false,
+            fold: true,
+            measure: true,
+        }
+    }
+
+    /// A mode by name, with its number of bits if it takes one: for command lines and configuration files.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Bits`] or [`ConfigError::NoBits`] if the bits do not fit the mode,
+    /// [`ConfigError::NeedsFunction`] for [`Mode::CustomLut`].
+    pub fn from_mode(mode: Mode, nbits: Option<u32>) -> Result<Self, ConfigError> {
+        let needed = || nbits.ok_or(ConfigError::NoBits { mode: mode.name(), allowed: mode.allowed_bits() });
+        match mode {
+            Mode::Linear => Self::linear(needed()?),
+            Mode::LinearSymmetric => Self::linear_symmetric(needed()?),
+            Mode::LinearLut => Self::linear_lut(needed()?),
+            Mode::KmeansLut => Self::kmeans_lut(needed()?),
+            Mode::CustomLut => Err(ConfigError::NeedsFunction),
+            Mode::Float16 | Mode::Dequantize | Mode::Int8Matmul => match (mode, nbits) {
+                (Mode::Float16, None | Some(16)) => Ok(Self::float16()),
+                (Mode::Dequantize, None) => Ok(Self::dequantize()),
+                (Mode::Int8Matmul, None | Some(8)) => Ok(Self::int8_matmul()),
+                (_, found) => Err(ConfigError::Bits {
+                    mode: mode.name(),
+                    allowed: mode.allowed_bits(),
+                    found: found.unwrap_or_default(),
+                }),
+            },
+        }
+    }
+
+    /// Narrows the weights that are quantized. Default: [`DefaultSelector`], all that can be.
+    #[must_use]
+    pub fn with_selector(mut self, selector: impl LayerSelector + 'static) -> Self {
+        self.selector = Arc::new(selector);
+        self
+    }
+
+    /// Another quantizer for the weights that `selector` selects: mixed precision by name, type or shape. The first rule
+    /// that selects a weight decides; without one it is what the configuration was made for. What
+    /// [`with_selector`](Self::with_selector) leaves out stays as it is, rules or not.
+    ///
+    /// ```
+    /// use coreml_quant::{KmeansLut, Nbits, QuantConfig, WeightInfo};
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let config = QuantConfig::kmeans_lut(4)?
+    ///     .with_rule(|weight: &WeightInfo<'_>| weight.layer_name == "head", KmeansLut::new(Nbits::EIGHT))
+    ///     .with_rule(|weight: &WeightInfo<'_>| weight.layer_type == "embedding", KmeansLut::new(Nbits::TWO));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_rule(mut self, selector: impl LayerSelector + 'static, quantizer: impl Quantizer + 'static) -> Self {
+        self.rules.push((Arc::new(selector), Arc::new(quantizer)));
+        self
+    }
+
+    /// Whether the error of each weight is measured for the report. Default: yes.
+    #[must_use]
+    pub fn with_measure(mut self, measure: bool) -> Self {
+        self.measure = measure;
+        self
+    }
+
+    /// Whether weights that are stored in 8 bits or fewer are decoded and quantized again. Default: they stay as they
+    /// are, except for [`dequantize`](Self::dequantize) and [`int8_matmul`](Self::int8_matmul).
+    #[must_use]
+    pub fn with_requantize(mut self, requantize: bool) -> Self {
+        self.requantize = requantize;
+        self
+    }
+
+    /// Whether a weight is converted even if it does not get smaller, as a bias of ten values with a table of 256
+    /// entries. Default: it stays as it is.
+    #[must_use]
+    pub fn with_growth(mut self, allow_growth: bool) -> Self {
+        self.allow_growth = allow_growth;
+        self
+    }
+
+    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
+    /// modes below 16 bits, as coremltools does.
+    #[must_use]
+    pub fn with_fold(mut self, fold: bool) -> Self {
+        self.fold = fold;
+        self
+    }
+
+    /// Calls `progress` after each weight, from whichever thread finished it.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+
+    /// What converts the weight with an index, or why it stays.
+    pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
+        if !self.selector.selects(weight) {
+            return Err(Reason::NotSelected);
+        }
+        if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
+            return Ok(Arc::clone(quantizer));
+        }
+        match &self.choice {
+            Choice::One(quantizer) => Ok(Arc::clone(quantizer)),
+            Choice::Planned(plan) => {
+                plan.weights.get(index).and_then(|weight| weight.method.quantizer()).ok_or(Reason::Planned)
+            }
+        }
+    }
+
+    /// Fails if there is a plan and the weight with an index is another one in it.
+    pub(crate) fn check_planned(&self, index: usize, weight: &WeightInfo<'_>) -> Result<(), Error> {
+        let Choice::Planned(plan) = &self.choice else { return Ok(()) };
+        match plan.weights.get(index) {
+            Some(planned) if planned.is(weight) => Ok(()),
+            planned => Err(Error::PlanMismatch {
+                index,
+                found: format!("{} of \"{}\"", weight.field, weight.layer_name),
+                planned: planned.map_or("not there".to_owned(), |w| format!("{} of \"{}\"", w.field, w.layer)),
+            }),
+        }
+    }
+
+    /// Fails if there is a plan for another number of weights.
+    pub(crate) fn check_planned_count(&self, count: usize) -> Result<(), Error> {
+        match &self.choice {
+            Choice::Planned(plan) if plan.weights.len() != count => Err(Error::PlanMismatch {
+                index: count,
+                found: "not there".to_owned(),
+                planned: format!("one of {}", plan.weights.len()),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for QuantConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuantConfig")
+            .field("choice", &self.choice)
+            .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
+            .field("requantize", &self.requantize)
+            .field("allow_growth", &self.allow_growth)
+            .field("fold", &self.fold)
+            .field("measure", &self.measure)
+            .finish_non_exhaustive()
+    }
+}

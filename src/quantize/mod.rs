@@ -1,0 +1,225 @@
+//! The job itself: every planned weight is read, quantized and put back.
+
+pub(crate) mod config;
+pub(crate) mod method;
+pub(crate) mod plan;
+pub(crate) mod report;
+pub(crate) mod selector;
+pub(crate) mod sites;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rayon::prelude::*;
+
+use self::config::{Progress, QuantConfig};
+use self::report::{Outcome, Report, WeightReport};
+use self::sites::{Site, plan};
+use crate::error::Error;
+use crate::fold::{FoldReport, fold_proto, has_foldable};
+use crate::format::form::StoredForm;
+use crate::format::proto::{self, WeightParams};
+use crate::format::weight_params::Hole;
+use crate::model::{Model, SaveOptions, walk, write};
+use crate::network::{layers, params, rules};
+use crate::quantizer::{self, Dequantize, Float16, QuantizeContext, Quantizer};
+use crate::weight::Buffers;
+use crate::weight::distortion::Distortion;
+
+/// A quantized model, and what was done to it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Quantized {
+    /// The model; weights that were not converted share their memory with the original.
+    pub model: Model,
+    /// What became of each weight.
+    pub report: Report,
+}
+
+/// Stores the weights of a model in fewer bits, as the configuration says. The original stays as it is.
+///
+/// The work is spread over rayon's current thread pool; the result does not depend on the number of threads.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
+/// layer needs it or whose values cannot be quantized.
+pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
+    let (model, folds) = prepare(model, config)?;
+    let sites = plan(&model, config)?;
+    let job = Job::new(config, &sites);
+    let results: Vec<Result<WeightParams, Error>> =
+        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
+    let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let measured = job.measured();
+    let mut quantized = proto::Model::clone(&model);
+    put_back(&mut quantized, &sites, params);
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
+}
+
+/// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
+/// and time, because no weight is held longer than it takes to write it.
+///
+/// The file is replaced as [`Model::save_with`] does it: on an error the old one stays.
+///
+/// # Errors
+///
+/// As [`quantize_weights`], and [`Error::Io`] if the file cannot be written.
+pub fn quantize_to_file(
+    model: &Model,
+    config: &QuantConfig,
+    path: impl AsRef<std::path::Path>,
+    options: &SaveOptions,
+) -> Result<Report, Error> {
+    let (model, folds) = prepare(model, config)?;
+    let sites = plan(&model, config)?;
+    let job = Job::new(config, &sites);
+    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
+    let mut skeleton = proto::Model::clone(&model);
+    put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
+    write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
+        let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
+        let params = job.run(index, &mut context);
+        *buffers = context.buffers;
+        params
+    })?;
+    let measured = job.measured();
+    Ok(report(folds, sites, measured))
+}
+
+/// The model whose weights are planned: folded first, if the configuration says so.
+pub(crate) fn prepare<'m>(
+    model: &'m Model,
+    config: &QuantConfig,
+) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
+    model.require_network()?;
+    if !config.fold || !has_foldable(model.proto()) {
+        return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
+    }
+    let (folded, report) = fold_proto(model.proto());
+    Ok((Cow::Owned(folded), report))
+}
+
+/// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
+fn encoded_len(site: &Site<'_>) -> usize {
+    match site.outcome {
+        Outcome::Kept(_) => prost::Message::encoded_len(site.params),
+        Outcome::Converted | Outcome::MovedAlong => {
+            params::encoded_len(site.after, site.shape.units, site.params.is_updatable)
+        }
+    }
+}
+
+/// Puts new weights in the place of the old ones, and raises the versions of the models around them.
+fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoIterator<Item = WeightParams>) {
+    let mut new: BTreeMap<usize, Vec<(&Site<'_>, WeightParams)>> = BTreeMap::new();
+    for (site, params) in sites.iter().zip(params) {
+        new.entry(site.place.index).or_default().push((site, params));
+    }
+    let mut index = 0;
+    walk::change_networks(model, walk::ROOT, &mut |_, model| {
+        let mut version = 0;
+        let Some((layers, _)) = walk::network_mut(model) else { return version };
+        walk::change_layers(layers, &mut index, &mut |index, layer| {
+            let Some(mut new) = new.remove(&index) else { return };
+            let mut int8_dynamic = None;
+            for weight in layers::weights_mut(layer) {
+                let found = new.iter().position(|(site, _)| site.place.field == weight.field);
+                let (Some(place), Some(found)) = (weight.params, found) else { continue };
+                let (site, params) = new.swap_remove(found);
+                *place = params;
+                if site.outcome != Outcome::Converted {
+                    continue;
+                }
+                version = version.max(site.after.specification_version());
+                if site.after == StoredForm::Int8 {
+                    int8_dynamic = Some(true);
+                } else if site.before == StoredForm::Int8 {
+                    int8_dynamic = Some(false);
+                }
+            }
+            if let Some(enabled) = int8_dynamic {
+                rules::set_int8_dynamic(layer, enabled);
+            }
+        });
+        version
+    });
+}
+
+/// Runs sites and counts what is done.
+struct Job<'a> {
+    config: &'a QuantConfig,
+    sites: &'a [Site<'a>],
+    /// What is measured of each site.
+    distortions: Vec<OnceLock<Distortion>>,
+    weights: usize,
+    values: u64,
+    weights_done: AtomicUsize,
+    values_done: AtomicU64,
+}
+
+impl<'a> Job<'a> {
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>]) -> Self {
+        let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
+        Self {
+            config,
+            sites,
+            distortions: sites.iter().map(|_| OnceLock::new()).collect(),
+            weights: changed().count(),
+            values: changed().map(|site| site.shape.units as u64).sum(),
+            weights_done: AtomicUsize::new(0),
+            values_done: AtomicU64::new(0),
+        }
+    }
+
+    /// The weight of a site in its new form.
+    fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
+        let site = &self.sites[index];
+        let quantizer: &dyn Quantizer = match (site.outcome, &site.quantizer) {
+            (Outcome::Kept(_), _) => return Ok(site.params.clone()),
+            (Outcome::Converted, Some(quantizer)) => quantizer.as_ref(),
+            _ if site.after == StoredForm::Float16 => &Float16,
+            _ => &Dequantize,
+        };
+        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+        let view = |buffers: &mut Buffers| site.view(buffers);
+        let (payload, distortion) =
+            quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;
+        if let Some(distortion) = distortion {
+            // Set once: no site runs twice.
+            let _ = self.distortions[index].set(distortion);
+        }
+        let params = params::to_params(payload, site.params.is_updatable);
+        let units = site.shape.units as u64;
+        let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
+        let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
+        if let Some(progress) = &self.config.progress {
+            progress(Progress { weights_done, weights: self.weights, values_done, values: self.values });
+        }
+        Ok(params)
+    }
+
+    /// What was measured of each site.
+    fn measured(self) -> Vec<Option<Distortion>> {
+        let measure = self.config.measure;
+        let of = |(site, measured): (&Site<'_>, OnceLock<Distortion>)| match site.outcome {
+            Outcome::Kept(_) => measure.then_some(Distortion::NONE),
+            _ => measured.into_inner(),
+        };
+        self.sites.iter().zip(self.distortions).map(of).collect()
+    }
+}
+
+fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distortion>>) -> Report {
+    let weights = sites.into_iter().zip(measured).map(|(site, distortion)| WeightReport {
+        place: site.place,
+        shape: site.shape.dims,
+        before: site.before,
+        after: site.after,
+        outcome: site.outcome,
+        distortion,
+    });
+    Report { folds, weights: weights.collect() }
+}

@@ -1,0 +1,273 @@
+//! What was done with each weight, and why not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::error::Place;
+use crate::fold::FoldReport;
+use crate::format::form::StoredForm;
+use crate::weight::distortion::{self, Distortion};
+
+/// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.
+///
+/// `Display` writes what was folded, an aligned table and a summary line; the alternate form (`{:#}`) also says why other
+/// layers were not folded.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// What was folded before anything was quantized.
+    pub folds: FoldReport,
+    /// The weights, in the order of the model.
+    pub weights: Vec<WeightReport>,
+}
+
+/// What became of one weight.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct WeightReport {
+    /// Which weight.
+    pub place: Place,
+    /// Its dimensions, row-major.
+    pub shape: Vec<usize>,
+    /// The form it was stored in.
+    pub before: StoredForm,
+    /// The form it is stored in now.
+    pub after: StoredForm,
+    /// Why it is stored like that.
+    pub outcome: Outcome,
+    /// How far the values are from those before; `None` if that was not measured, see
+    /// [`QuantConfig::with_measure`](crate::QuantConfig::with_measure).
+    pub distortion: Option<Distortion>,
+}
+
+/// Why a weight is stored as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was quantized, or dequantized, as asked.
+    Converted,
+    /// It was not selected, but the float weights of a layer must agree in their type, and others became float16.
+    MovedAlong,
+    /// It stays as it was.
+    Kept(Reason),
+}
+
+/// Why a weight stays as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The selector left it out.
+    NotSelected,
+    /// The plan keeps it.
+    Planned,
+    /// It is stored alike in both of two models that are compared.
+    Identical,
+    /// It is stored in the form that was asked for.
+    AlreadyStored,
+    /// It is stored in 8 bits or fewer already, and quantizing again was not asked for.
+    AlreadyQuantized,
+    /// It would take no fewer bytes: codes, scales, biases and table counted.
+    WouldNotShrink {
+        /// The bytes it would take.
+        bytes: usize,
+    },
+    /// On-device training changes it, so it must stay in floats.
+    Updatable,
+    /// Core ML takes only float32 here.
+    Float32Only,
+    /// Core ML takes only float32 or float16 here.
+    FloatOnly,
+    /// The weight of a custom layer or an activation, which nobody but the layer understands.
+    LeftAlone,
+    /// int8 activations: the weight is no matrix of an `innerProduct` or one-input `batchedMatmul` layer.
+    NotAMatrix,
+    /// int8 activations: the layer has a bias, which Core ML does not add to them.
+    LayerHasBias,
+    /// int8 activations: the network maps arrays to five dimensions, where Core ML does not take them.
+    Rank5Mapping,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSelected => f.write_str("not selected"),
+            Self::Planned => f.write_str("kept by the plan"),
+            Self::Identical => f.write_str("the same in both"),
+            Self::AlreadyStored => f.write_str("already in this form"),
+            Self::AlreadyQuantized => f.write_str("already quantized"),
+            Self::WouldNotShrink { bytes } => write!(f, "would not shrink: {bytes} bytes"),
+            Self::Updatable => f.write_str("updatable"),
+            Self::Float32Only => f.write_str("must be float32"),
+            Self::FloatOnly => f.write_str("must be float32 or float16"),
+            Self::LeftAlone => f.write_str("the layer's own business"),
+            Self::NotAMatrix => f.write_str("not the matrix of a product"),
+            Self::LayerHasBias => f.write_str("the layer has a bias"),
+            Self::Rank5Mapping => f.write_str("the network maps arrays to rank 5"),
+        }
+    }
+}
+
+impl WeightReport {
+    /// Number of values.
+    pub fn units(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes it took: codes, scales, biases and table.
+    pub fn bytes_before(&self) -> usize {
+        self.before.byte_len(self.units())
+    }
+
+    /// Bytes it takes now.
+    pub fn bytes_after(&self) -> usize {
+        self.after.byte_len(self.units())
+    }
+}
+
+/// Sums over the weights of a [`Report`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Number of weights.
+    pub weights: usize,
+    /// How many of them were converted.
+    pub converted: usize,
+    /// Number of values.
+    pub values: u64,
+    /// Bytes they took.
+    pub bytes_before: u64,
+    /// Bytes they take now.
+    pub bytes_after: u64,
+}
+
+impl Report {
+    /// The sums over all weights.
+    pub fn totals(&self) -> Totals {
+        self.weights.iter().fold(Totals::default(), |sum, weight| Totals {
+            weights: sum.weights + 1,
+            converted: sum.converted + usize::from(!matches!(weight.outcome, Outcome::Kept(_))),
+            values: sum.values + weight.units() as u64,
+            bytes_before: sum.bytes_before + weight.bytes_before() as u64,
+            bytes_after: sum.bytes_after + weight.bytes_after() as u64,
+        })
+    }
+
+    /// The signal-to-quantization-noise ratio of the model in decibels, each weight counted by its number of values:
+    /// `-10 log10(cost / sum of N)` with `cost = sum of N x |w - w'|^2 / |w|^2`. Infinite if nothing changed, `None` if
+    /// that was not measured.
+    pub fn sqnr_db(&self) -> Option<f64> {
+        Some(distortion::decibels(relative_error(self.weights.iter())?))
+    }
+
+    /// The layers whose weights were measured, the worst first: those with the lowest signal-to-quantization-noise
+    /// ratio.
+    pub fn worst_layers(&self) -> Vec<LayerDistortion> {
+        let mut layers: BTreeMap<(&str, &str), Vec<&WeightReport>> = BTreeMap::new();
+        for weight in &self.weights {
+            layers.entry((&weight.place.network, &weight.place.layer)).or_default().push(weight);
+        }
+        let measured = layers.into_iter().filter_map(|((network, layer), weights)| {
+            let relative = relative_error(weights.iter().copied())?;
+            Some(LayerDistortion {
+                network: network.to_owned(),
+                layer: layer.to_owned(),
+                values: weights.iter().map(|weight| weight.units() as u64).sum(),
+                sqnr_db: distortion::decibels(relative),
+                max_error: weights
+                    .iter()
+                    .filter_map(|weight| weight.distortion)
+                    .map(|d| d.max_error())
+                    .fold(0.0, f64::max),
+            })
+        });
+        let mut layers: Vec<_> = measured.collect();
+        layers.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+        layers
+    }
+}
+
+/// The relative squared error of some weights, each counted by its number of values; `None` if not all were measured.
+fn relative_error<'r>(mut weights: impl Iterator<Item = &'r WeightReport>) -> Option<f64> {
+    let (cost, values) = weights.try_fold((0.0, 0.0), |(cost, values), weight| {
+        let units = weight.units() as f64;
+        Some((cost + units * weight.distortion?.relative_error(), values + units))
+    })?;
+    Some(distortion::relative(cost, values))
+}
+
+/// How far the weights of a layer are from the original ones, see [`Report::worst_layers`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LayerDistortion {
+    /// The layer's network.
+    pub network: String,
+    /// The layer's name.
+    pub layer: String,
+    /// Number of values of its weights.
+    pub values: u64,
+    /// The signal-to-quantization-noise ratio in decibels, each weight counted by its number of values.
+    pub sqnr_db: f64,
+    /// The largest absolute error of a value.
+    pub max_error: f64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !(self.folds.folds.is_empty() && self.folds.not_folded.is_empty()) {
+            // Passes the alternate form on.
+            fmt::Display::fmt(&self.folds, f)?;
+            writeln!(f)?;
+        }
+        let rows: Vec<[String; 7]> = self
+            .weights
+            .iter()
+            .map(|weight| {
+                let stored = match weight.outcome {
+                    Outcome::Converted => format!("{} -> {}", weight.before, weight.after),
+                    Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
+                    Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
+                };
+                [
+                    format!("{}/{}", weight.place.network, weight.place.layer),
+                    weight.place.layer_type.to_owned(),
+                    weight.place.field.to_string(),
+                    weight.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x"),
+                    format!("{} -> {}", weight.bytes_before(), weight.bytes_after()),
+                    weight.distortion.map_or_else(|| "-".to_owned(), |d| decibels(d.sqnr_db())),
+                    stored,
+                ]
+            })
+            .collect();
+        let header = ["layer", "type", "weight", "shape", "bytes", "SQNR", "stored as"].map(str::to_owned);
+        let mut widths = [0; 7];
+        for row in std::iter::once(&header).chain(&rows) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in std::iter::once(&header).chain(&rows) {
+            for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
+                // The last column is not padded, so that no line ends in spaces.
+                if index + 1 == row.len() { writeln!(f, "{cell}")? } else { write!(f, "{cell:width$}  ")? }
+            }
+        }
+        let totals = self.totals();
+        write!(
+            f,
+            "{} of {} weights converted, {} values, {} -> {} bytes",
+            totals.converted, totals.weights, totals.values, totals.bytes_before, totals.bytes_after
+        )?;
+        if totals.bytes_before > 0 {
+            write!(f, " ({:.1} %)", 100.0 * totals.bytes_after as f64 / totals.bytes_before as f64)?;
+        }
+        if let Some(sqnr) = self.sqnr_db() {
+            write!(f, ", SQNR {}", decibels(sqnr))?;
+        }
+        Ok(())
+    }
+}
+
+/// A ratio in decibels, for a table.
+fn decibels(sqnr: f64) -> String {
+    if sqnr == f64::INFINITY { "exact".to_owned() } else { format!("{sqnr:.1} dB") }
+}

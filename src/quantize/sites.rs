@@ -1,0 +1,190 @@
+//! What becomes of each weight, decided before anything is computed.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Place, WeightError};
+use crate::format::form::StoredForm;
+use crate::format::proto::{Model, WeightParams};
+use crate::network::layers;
+use crate::network::params;
+use crate::network::rules::{self, Refusal, Rule};
+use crate::network::shape::Shape;
+use crate::network::weights::{self, LayerWeights};
+use crate::quantizer::Quantizer;
+use crate::weight::{Buffers, WeightSpec, WeightView};
+
+use super::config::QuantConfig;
+use super::report::{Outcome, Reason};
+use super::selector::WeightInfo;
+
+/// One weight of a model and what becomes of it. Sites are in the order of [`weights::each`].
+#[derive(Debug)]
+pub(crate) struct Site<'m> {
+    pub place: Place,
+    pub shape: Shape,
+    /// The weight as it is stored.
+    pub params: &'m WeightParams,
+    pub before: StoredForm,
+    pub after: StoredForm,
+    pub outcome: Outcome,
+    /// What converts it; `None` unless it was chosen to be converted.
+    pub quantizer: Option<Arc<dyn Quantizer>>,
+}
+
+impl<'m> Site<'m> {
+    /// What a quantizer is told of the weight.
+    pub(crate) fn spec(&self) -> WeightSpec<'_> {
+        WeightSpec::at(&self.shape.blocks, &self.place)
+    }
+
+    /// The weight as a quantizer sees it.
+    pub(crate) fn view(&self, buffers: &mut Buffers) -> Result<WeightView<'_>, WeightError> {
+        params::view(self.params, &self.shape, self.spec(), buffers)
+    }
+}
+
+/// Decides for every weight of a model.
+///
+/// # Errors
+///
+/// [`Error::Weight`] for the first weight that is not stored as its layer needs it, [`Error::PlanMismatch`] if the
+/// configuration has a plan for another network.
+pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
+    let mut sites = Vec::new();
+    let mut failure = None;
+    weights::each(model, &mut |layer| {
+        if failure.is_none()
+            && let Err(error) = plan_layer(&layer, config, &mut sites)
+        {
+            failure = Some(error);
+        }
+    });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    config.check_planned_count(sites.len())?;
+    Ok(sites)
+}
+
+fn plan_layer<'m>(
+    weights: &LayerWeights<'_, 'm>,
+    config: &QuantConfig,
+    sites: &mut Vec<Site<'m>>,
+) -> Result<(), Error> {
+    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
+    let first = sites.len();
+    let mut selected = false;
+    let updatable = layers::is_updatable(layer);
+    for weight in &weights.weights {
+        let place = weights.place(weight);
+        let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
+        let (params, shape, before) = weight.stored().map_err(fail)?;
+        let info = WeightInfo {
+            network: at.network,
+            inside: at.inside,
+            layer,
+            layer_name: &layer.name,
+            layer_type,
+            field: &place.field,
+            shape: &shape.dims,
+        };
+        config.check_planned(sites.len(), &info)?;
+        let chosen = match weight.rule {
+            Rule::LeaveAlone => Err(Reason::LeftAlone),
+            _ => config.choose(sites.len(), &info),
+        };
+        selected |= chosen.is_ok();
+        let decision = match &chosen {
+            Ok(quantizer) => {
+                let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
+                decide(weights, config, updatable, weight.rule, before, target, shape.units)
+            }
+            Err(reason) => Err(*reason),
+        };
+        let (after, outcome) = match decision {
+            Ok(form) => (form, Outcome::Converted),
+            Err(reason) => (before, Outcome::Kept(reason)),
+        };
+        let shape = shape.clone();
+        sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
+    }
+    if selected {
+        agree(&mut sites[first..]);
+    }
+    Ok(())
+}
+
+/// The form the quantizer wants for a weight, if Core ML reads it.
+fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredForm, WeightError> {
+    let form = quantizer.stored_form(weight);
+    if let StoredForm::Linear { scales, biases, .. } = form
+        && (!(scales == 1 || scales == weight.blocks.count()) || !(biases == 0 || biases == scales))
+    {
+        return Err(WeightError::NotAllowed { form });
+    }
+    Ok(form)
+}
+
+/// The form a selected weight gets, or the reason for which it stays.
+fn decide(
+    weights: &LayerWeights<'_, '_>,
+    config: &QuantConfig,
+    updatable: bool,
+    rule: Rule,
+    before: StoredForm,
+    target: StoredForm,
+    units: usize,
+) -> Result<StoredForm, Reason> {
+    if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
+        return Err(Reason::AlreadyStored);
+    }
+    if target != StoredForm::Float32 && updatable {
+        return Err(Reason::Updatable);
+    }
+    rule.permits(target)?;
+    if target == StoredForm::Int8 {
+        rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
+    }
+    if before.is_quantized() && !config.requantize {
+        return Err(Reason::AlreadyQuantized);
+    }
+    let bytes = target.byte_len(units);
+    if !config.allow_growth && bytes >= before.byte_len(units) {
+        return Err(Reason::WouldNotShrink { bytes });
+    }
+    Ok(target)
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Float32Only => Self::Float32Only,
+            Refusal::FloatOnly => Self::FloatOnly,
+            Refusal::NotAMatrix => Self::NotAMatrix,
+            Refusal::LayerHasBias => Self::LayerHasBias,
+            Refusal::Rank5Mapping => Self::Rank5Mapping,
+        }
+    }
+}
+
+/// Makes the float weights of one layer agree in their type, as Core ML demands.
+///
+/// Where some become float16, the others follow. A mix that only the original had (Create ML writes such models)
+/// becomes float32, which loses nothing.
+fn agree(sites: &mut [Site<'_>]) {
+    let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
+    if !(has(StoredForm::Float16) && has(StoredForm::Float32)) {
+        return;
+    }
+    let narrowing = sites.iter().any(|site| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted);
+    let (from, to) =
+        if narrowing { (StoredForm::Float32, StoredForm::Float16) } else { (StoredForm::Float16, StoredForm::Float32) };
+    for site in sites.iter_mut().filter(|site| site.after == from && is_checked(site)) {
+        site.after = to;
+        site.outcome = if site.before == to { Outcome::Kept(Reason::AlreadyStored) } else { Outcome::MovedAlong };
+    }
+}
+
+fn is_checked(site: &Site<'_>) -> bool {
+    site.outcome != Outcome::Kept(Reason::LeftAlone)
+}

@@ -1,0 +1,68 @@
+//! How far stored weights are from the original ones.
+//!
+//! One figure serves reports and plans alike. For a weight of N values `w`, stored as `w'`, the relative squared error is
+//! `|w - w'|^2 / |w|^2`; in decibels, `-10 log10` of it, it is the signal-to-quantization-noise ratio (SQNR). Several
+//! weights together cost the sum of `N x |w - w'|^2 / |w|^2`, and their SQNR is `-10 log10(cost / sum of N)`: each
+//! counts by its size, whatever its scale. `w'` is what Core ML decodes, from float32 scales, biases and tables.
+
+use crate::kernels::dequantize::Stored;
+use crate::kernels::errors::{self, ErrorSums};
+
+use super::{Payload, WeightView};
+
+/// How much storing changed the values of a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distortion {
+    relative: f64,
+    max_error: f64,
+}
+
+impl Distortion {
+    /// No change at all.
+    pub const NONE: Self = Self { relative: 0.0, max_error: 0.0 };
+
+    pub(crate) fn of(sums: ErrorSums) -> Self {
+        Self { relative: relative(sums.squared_error, sums.squared), max_error: sums.max_error }
+    }
+
+    /// The relative squared error, `|w - w'|^2 / |w|^2`; 0 if nothing changed, infinite if zeros did.
+    pub fn relative_error(&self) -> f64 {
+        self.relative
+    }
+
+    /// The signal-to-quantization-noise ratio in decibels, infinite if nothing changed.
+    pub fn sqnr_db(&self) -> f64 {
+        decibels(self.relative)
+    }
+
+    /// The largest `|w - w'|`.
+    pub fn max_error(&self) -> f64 {
+        self.max_error
+    }
+}
+
+/// `squared_error / squared`, also where the weight is all zeros.
+pub(crate) fn relative(squared_error: f64, squared: f64) -> f64 {
+    if squared_error == 0.0 { 0.0 } else { squared_error / squared }
+}
+
+/// A relative squared error as a ratio of signal to noise, in decibels.
+pub(crate) fn decibels(relative: f64) -> f64 {
+    if relative == 0.0 { f64::INFINITY } else { -10.0 * relative.log10() }
+}
+
+/// How far a form of a weight is from the weight.
+pub(crate) fn distortion(weight: &WeightView<'_>, stored: &Payload) -> Distortion {
+    let (payload, stored) = stored.stored(weight.blocks().layout());
+    Distortion::of(errors::sums(weight.as_le_bytes(), payload, stored))
+}
+
+/// How far float32 values are from others, both little-endian.
+pub(crate) fn between(original: &[u8], other: &[u8]) -> Distortion {
+    Distortion::of(errors::sums(original, other, Stored::Float32))
+}
+
+/// The sum of squares of little-endian float32 values.
+pub(crate) fn squared(values: &[u8]) -> f64 {
+    errors::sums(values, values, Stored::Float32).squared
+}
