@@ -1,5 +1,9 @@
 //! What can go wrong, and where.
 
+mod package;
+
+pub use package::{BlobError, FormError, ManifestError, ValueError, WeightProblem};
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -35,7 +39,7 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
         /// What is wrong with it.
-        source: crate::package::ManifestError,
+        source: ManifestError,
     },
     /// The bytes are not a Core ML model.
     #[error("not a Core ML model: {0}")]

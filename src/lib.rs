@@ -28,7 +28,6 @@ mod inspect;
 mod kernels;
 mod model;
 mod network;
-mod package;
 mod planner;
 #[cfg(feature = "predict")]
 #[allow(dead_code, unused_imports, reason = "the executor is being written")]
@@ -38,17 +37,19 @@ mod quantize;
 mod quantizer;
 mod weight;
 
-pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
+pub use error::{
+    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, ShapeError, ValueError,
+    WeightError, WeightProblem,
+};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
-pub use format::form::{Nbits, StoredForm};
+pub use format::dtype::Dtype;
+pub use format::form::{Nbits, ProgramForm, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
-pub use model::{DecodeOptions, Model, SaveOptions};
-pub use package::{ManifestError, Package};
+pub use model::{DecodeOptions, Model, Package, SaveOptions};
 pub use planner::{Planner, Target};
 pub use program::{
-    BlobError, DeploymentTarget, Dtype, FormError, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget,
-    ValueError, WeightProblem,
+    DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget,
 };
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;

@@ -1,10 +1,12 @@
 //! A Core ML model: read, looked at, written.
 
 mod decode;
+pub(crate) mod package;
 pub(crate) mod walk;
 pub(crate) mod write;
 
 pub use decode::DecodeOptions;
+pub use package::Package;
 pub use write::SaveOptions;
 
 use std::fmt;

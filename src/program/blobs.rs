@@ -9,9 +9,9 @@
 //! because coremltools before 8 left garbage in them; they are written as zeros.
 
 use bytes::Bytes;
-use thiserror::Error;
 
-use super::dtype::Dtype;
+use crate::error::BlobError;
+use crate::format::dtype::Dtype;
 
 /// Everything lies on multiples of this.
 pub(crate) const ALIGNMENT: u64 = 64;
@@ -21,72 +21,6 @@ const HEADER: usize = 64;
 
 const VERSION: u32 = 2;
 const SENTINEL: u32 = 0xDEAD_BEEF;
-
-/// What is wrong with a blob, or with the file it is in.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum BlobError {
-    /// The file is not in the package.
-    #[error("the weight file {file_name} is missing")]
-    NoFile {
-        /// The name that the program gives it.
-        file_name: String,
-    },
-    /// The file is shorter than a header, or of another version.
-    #[error("{file_name} is no blob storage of version 2")]
-    Header {
-        /// The name that the program gives it.
-        file_name: String,
-    },
-    /// There is no metadata at the offset.
-    #[error("there is no blob at offset {offset} of {file_name}")]
-    NoBlob {
-        /// The name that the program gives the file.
-        file_name: String,
-        /// The offset.
-        offset: u64,
-    },
-    /// The data is not inside the file.
-    #[error("the blob at offset {offset} has {size} bytes at {start}, beyond the file's {len}")]
-    Bounds {
-        /// The offset of the metadata.
-        offset: u64,
-        /// The offset of the data.
-        start: u64,
-        /// The size of the data.
-        size: u64,
-        /// The file's length.
-        len: u64,
-    },
-    /// The blob is of another type than the value.
-    #[error("the blob at offset {offset} is of type {found}, the value of type {expected}")]
-    Type {
-        /// The offset of the metadata.
-        offset: u64,
-        /// The blob's type, or its number.
-        found: String,
-        /// The value's type.
-        expected: Dtype,
-    },
-    /// The blob has another size than the value's shape and type.
-    #[error("the blob at offset {offset} has {found} bits, the value needs {expected}")]
-    Size {
-        /// The offset of the metadata.
-        offset: u64,
-        /// Its size in bits, without the unused ones.
-        found: u64,
-        /// The size that the value needs, in bits.
-        expected: u64,
-    },
-    /// Two blobs share bytes.
-    #[error("the blobs at offsets {first} and {second} overlap")]
-    Overlap {
-        /// The offset of the one's metadata.
-        first: u64,
-        /// The offset of the other's.
-        second: u64,
-    },
-}
 
 /// A weight file whose header is in order.
 #[derive(Clone, Debug)]

@@ -6,10 +6,10 @@
 
 use bytes::Bytes;
 
-use super::dtype::Dtype;
 use super::graph::{Graph, Source, constant};
-use super::value::{BlobFiles, Tensor, TensorSpec, ValueError};
-use super::{FormError, WeightProblem};
+use super::value::{BlobFiles, Tensor, TensorSpec};
+use crate::error::{FormError, ValueError, WeightProblem};
+use crate::format::dtype::Dtype;
 use crate::kernels::boxes::Boxes;
 use crate::kernels::{float16, pack_lsb};
 
@@ -173,7 +173,7 @@ fn tensor(dtype: Dtype, shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::new(dtype, shape, bytes)
 }
 
-fn in_type(source: &Tensor, dtype: Dtype) -> Result<Tensor, WeightProblem> {
+pub(crate) fn in_type(source: &Tensor, dtype: Dtype) -> Result<Tensor, WeightProblem> {
     if !dtype.is_float() {
         return Err(FormError::Type { found: dtype }.into());
     }
@@ -247,7 +247,7 @@ fn affine(
     Ok(tensor(scale.spec.dtype, shape, &scaled(&values, &boxes, &scales, offsets.as_deref(), false)))
 }
 
-fn shift_scale(data: &Tensor, scale: &Tensor, offset: Option<&Tensor>) -> Result<Tensor, WeightProblem> {
+pub(crate) fn shift_scale(data: &Tensor, scale: &Tensor, offset: Option<&Tensor>) -> Result<Tensor, WeightProblem> {
     let dtype = scale.spec.dtype;
     if !dtype.is_float() {
         return Err(unfit("scale"));
@@ -286,7 +286,7 @@ fn element_size(lut: &Tensor) -> Result<usize, WeightProblem> {
     if bits < 8 { Err(FormError::Type { found: lut.spec.dtype }.into()) } else { Ok(usize::from(bits) / 8) }
 }
 
-fn table(indices: &Tensor, lut: &Tensor, vector_axis: Option<&Tensor>) -> Result<Tensor, WeightProblem> {
+pub(crate) fn table(indices: &Tensor, lut: &Tensor, vector_axis: Option<&Tensor>) -> Result<Tensor, WeightProblem> {
     let size = element_size(lut)?;
     let shape = &indices.spec.shape;
     let (groups, rest) = lut.spec.shape.split_at_checked(shape.len()).ok_or_else(|| unfit("lut"))?;
@@ -355,7 +355,7 @@ fn kept(mask: &Tensor) -> Result<Vec<u8>, WeightProblem> {
 }
 
 /// Elements put where a mask has ones, zeros elsewhere.
-fn scatter(data: &Tensor, mask: &Tensor) -> Result<Tensor, WeightProblem> {
+pub(crate) fn scatter(data: &Tensor, mask: &Tensor) -> Result<Tensor, WeightProblem> {
     let keeps = kept(mask)?;
     let ones: usize = keeps.iter().map(|&bit| usize::from(bit)).sum();
     if ones != data.spec.len() {

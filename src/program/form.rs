@@ -10,7 +10,7 @@
 //! | sparse | `constexpr_sparse_to_dense` | the same, the mask in the weight's shape |
 //! | float16 of a float32 weight | `constexpr_cast` | the same |
 
-use super::dtype::Dtype;
+use crate::format::dtype::Dtype;
 use super::opset::{Opset, bind};
 use super::value::{self, Tensor, TensorSpec};
 use crate::kernels::shift_scale::Grid;

@@ -2,17 +2,19 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::axes::Axes;
 use crate::kernels::shift_scale::Grid;
-use crate::quantizer::Quantizer;
+
+/// What a quantizer of this crate does in ML Programs, whose forms are not those of networks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe(pub(crate) Kind);
 
 /// How values are converted.
-#[derive(Clone, Debug)]
-pub(crate) enum Recipe {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
     /// Half precision.
     Float16,
     /// Codes on a grid.
@@ -23,17 +25,44 @@ pub(crate) enum Recipe {
     Prune(Pruning),
     /// Back to float16 or float32.
     Dequantize,
+    /// Nothing that programs have.
+    None,
 }
 
 /// How a table is found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Table {
     /// The one with the least squared error.
     Kmeans,
     /// Evenly spaced values.
     Uniform,
     /// From the caller.
-    Custom(Arc<dyn Quantizer>),
+    Custom,
+}
+
+impl Kind {
+    /// Linear codes, signed as coremltools' are.
+    pub(crate) fn linear(nbits: u8, symmetric: bool, least_squares: bool) -> Self {
+        Self::Linear { grid: Grid { nbits, signed: true, symmetric }, least_squares }
+    }
+
+    /// Whether programs have forms of so many bits.
+    pub(crate) fn is_possible(self) -> bool {
+        match self {
+            Self::Linear { grid, .. } => matches!(grid.nbits, 4 | 8),
+            Self::Table { nbits, .. } => matches!(nbits, 1 | 2 | 3 | 4 | 6 | 8),
+            Self::None => false,
+            Self::Float16 | Self::Prune(_) | Self::Dequantize => true,
+        }
+    }
+
+    /// The granularity without a choice: coremltools' own.
+    pub(crate) fn granularity(self) -> Granularity {
+        match self {
+            Self::Linear { .. } => Granularity::PerChannel,
+            _ => Granularity::PerTensor,
+        }
+    }
 }
 
 /// Which values of a weight share a scale or a table, in an ML Program.

@@ -11,12 +11,12 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::blobs::{Blob, BlobError, Layout, RawBlob};
+use super::blobs::{Blob, Layout, RawBlob};
 use super::form::Form;
 use super::graph;
 use super::opset::{self, Opset};
 use super::value::{self, BlobFiles, Tensor, TensorSpec};
-use crate::error::Error;
+use crate::error::{BlobError, Error};
 use crate::format::proto;
 use crate::format::proto::mil_spec::argument::binding::Binding;
 use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thiserror::Error;
 
-use super::blobs::{BlobError, BlobFile};
-use super::dtype::Dtype;
+use super::blobs::BlobFile;
+use crate::error::{BlobError, ValueError};
+use crate::format::dtype::Dtype;
 use crate::format::proto::mil_spec::dimension::{ConstantDimension, Dimension as DimensionKind};
 use crate::format::proto::mil_spec::tensor_value::{RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings};
 use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;
@@ -19,34 +19,6 @@ use crate::format::proto::mil_spec::{Dimension, TensorType, TensorValue, Value, 
 
 /// From how many elements on coremltools puts a tensor into weight.bin.
 pub(crate) const BLOB_FROM: usize = 10;
-
-/// Why a value is no tensor that can be read.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ValueError {
-    /// It is not there.
-    #[error("{parameter} is missing")]
-    Missing {
-        /// The operation's parameter.
-        parameter: String,
-    },
-    /// Its type is no tensor of fixed shape, or its element type is not known.
-    #[error("the value is no tensor of a known type and fixed shape")]
-    NotATensor,
-    /// Its elements are kept in a list of another type, or there are not as many as its shape says.
-    #[error("the value has {found} elements of its type, its shape {shape:?} needs {expected}")]
-    Elements {
-        /// How many there are.
-        found: usize,
-        /// How many the shape needs.
-        expected: usize,
-        /// The shape.
-        shape: Vec<usize>,
-    },
-    /// It is in weight.bin, and cannot be read there.
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-}
 
 /// The weight files of a model, under the names that programs give them.
 #[derive(Clone, Debug, Default)]

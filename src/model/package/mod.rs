@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::error::Error;
-pub use manifest::ManifestError;
+use crate::error::{Error, ManifestError};
 use manifest::{MANIFEST, Manifest};
 
 /// How deep folders may lie in each other: links may lead in circles.

@@ -4,7 +4,8 @@
 //! One of them is the root model. Everything of a manifest that is not understood is kept.
 
 use serde_json::{Map, Value};
-use thiserror::Error;
+
+use crate::error::ManifestError;
 
 /// The file's name, at the top of the package.
 pub(crate) const MANIFEST: &str = "Manifest.json";
@@ -21,52 +22,6 @@ const NEWEST: [u64; 3] = [1, 0, 0];
 /// Identifiers of packages that are made here: always the same, so that the same model gives the same bytes.
 const MODEL_IDENTIFIER: &str = "5E0F1E6A-3C1B-4C55-9A57-6D6F64656C00";
 const WEIGHTS_IDENTIFIER: &str = "5E0F1E6A-3C1B-4C55-9A57-776569676874";
-
-/// What is wrong with a package's `Manifest.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ManifestError {
-    /// It is not there.
-    #[error("Manifest.json is missing")]
-    Missing,
-    /// It is no JSON.
-    #[error("Manifest.json is no JSON: {0}")]
-    Json(String),
-    /// A key is missing or has a value of another type.
-    #[error("Manifest.json: {key} is missing or not {expected}")]
-    Key {
-        /// The way to the key: `itemInfoEntries.<identifier>.path`.
-        key: String,
-        /// What it has to be.
-        expected: &'static str,
-    },
-    /// The version is newer than what is known, or no version.
-    #[error("Manifest.json has fileFormatVersion {found:?}; 1.0.0 is the newest that is known")]
-    Version {
-        /// What it states.
-        found: String,
-    },
-    /// The root model's identifier is that of no item.
-    #[error("Manifest.json: rootModelIdentifier {identifier:?} is no item")]
-    NoRoot {
-        /// The identifier.
-        identifier: String,
-    },
-    /// The path of an item leaves the package.
-    #[error("Manifest.json: item {identifier:?} has the path {path:?}, which is not inside Data/")]
-    Path {
-        /// The item's identifier.
-        identifier: String,
-        /// Its path.
-        path: String,
-    },
-    /// An item is listed and not there.
-    #[error("Manifest.json lists {path:?}, which is not in the package")]
-    NotThere {
-        /// The item's path, relative to `Data/`.
-        path: String,
-    },
-}
 
 /// A manifest that obeys the format's rules.
 #[derive(Clone, Debug, PartialEq)]
