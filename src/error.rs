@@ -95,6 +95,31 @@ pub enum Error {
         /// The bytes with the smallest choice for each weight.
         least: u64,
     },
+    /// The bytes of a weight of an ML Program cannot be found or understood.
+    #[error("{place}: {source}")]
+    ProgramWeight {
+        /// The weight.
+        place: Box<Place>,
+        /// What is wrong with it.
+        source: WeightProblem,
+    },
+    /// A weight file of an ML Program is not in order.
+    #[error("weight file: {0}")]
+    Blob(#[from] BlobError),
+    /// A program is of an opset that is not known, or newer than the target.
+    #[error("the program is of opset {found}, {expected}")]
+    Opset {
+        /// Its opset.
+        found: String,
+        /// What is expected.
+        expected: String,
+    },
+    /// An ML Program's weights lie in files of their own: only a package holds them.
+    #[error("{path}: an ML Program has weight files beside it and needs an .mlpackage folder", path = path.display())]
+    NeedsPackage {
+        /// Where it was to be written.
+        path: PathBuf,
+    },
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -104,17 +129,11 @@ pub enum Error {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NotAModel {
-    /// A folder in Core ML's package format, as ML Programs use it.
-    #[error(
-        "an .mlpackage folder holds an ML Program, whose weights lie in another file and format; \
-         quantize it with coremltools.optimize.coreml"
-    )]
-    Package,
     /// A folder that Core ML's compiler wrote.
     #[error("a compiled model (.mlmodelc) cannot be changed; quantize the .mlmodel file it was compiled from")]
     Compiled,
     /// Another folder.
-    #[error("a folder; a .mlmodel file is expected")]
+    #[error("a folder; a .mlmodel file or an .mlpackage folder is expected")]
     Folder,
     /// No bytes at all.
     #[error("the file is empty")]
@@ -425,6 +444,17 @@ pub enum ConfigError {
         /// What was asked for.
         found: String,
     },
+    /// The option is for ML Programs, and the model has none.
+    #[error("{option} is an option for ML Programs, and the model has none")]
+    ProgramsOnly {
+        /// The option.
+        option: &'static str,
+    },
+    /// ML Programs have no such form.
+    #[error(
+        "ML Programs have no such form; they have linear codes of 4 or 8 bits and tables of 1, 2, 3, 4, 6 or 8 bits"
+    )]
+    NotInPrograms,
     /// The mode cannot be made from its name alone.
     #[error("custom_lut needs a function, see QuantConfig::custom_lut")]
     NeedsFunction,

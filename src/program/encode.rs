@@ -342,9 +342,10 @@ fn one_table(
     let levels = 1_usize << nbits;
     let t = |value: f32| if half { float16::rounded(value) } else { value };
     match (table, custom) {
-        (Table::Kmeans, _) => {
+        (Table::Kmeans { exact }, _) => {
+            let strategy = if exact { Strategy::Exact } else { Strategy::Auto };
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let solution = Clusters::new(&bytes, levels, Strategy::Auto)?.solve(levels);
+            let solution = Clusters::new(&bytes, levels, strategy)?.solve(levels);
             let mut entries: Vec<f32> = solution.centroids.iter().map(|&entry| t(entry)).collect();
             entries.dedup();
             let mut codes = vec![0; values.len()];

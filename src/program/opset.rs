@@ -89,6 +89,11 @@ impl DeploymentTarget {
         }
     }
 
+    /// The oldest target that has an opset.
+    pub(crate) fn of(opset: Opset) -> Self {
+        Self::all().iter().copied().find(|target| target.opset() >= opset).unwrap_or(Self::Ios26)
+    }
+
     /// The newest opset that it has.
     pub(crate) fn opset(self) -> Opset {
         match self {

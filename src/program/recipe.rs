@@ -32,8 +32,8 @@ pub(crate) enum Kind {
 /// How a table is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Table {
-    /// The one with the least squared error.
-    Kmeans,
+    /// The one with the least squared error: the optimum, or within 0.1 % of it for large weights.
+    Kmeans { exact: bool },
     /// Evenly spaced values.
     Uniform,
     /// From the caller.

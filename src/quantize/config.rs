@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::error::{ConfigError, Error, QuantizeError};
 use crate::format::form::Nbits;
+use crate::program::{DeploymentTarget, Granularity, Pruning};
 use crate::quantize::plan::Plan;
 use crate::quantize::report::Reason;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Quantizer,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Prune, Quantizer,
 };
 
 /// A way to store weights, under coremltools' own name.
@@ -140,7 +141,13 @@ pub struct QuantConfig {
     pub(crate) allow_growth: bool,
     pub(crate) fold: bool,
     pub(crate) measure: bool,
+    pub(crate) granularity: Option<Granularity>,
+    pub(crate) target: Option<DeploymentTarget>,
+    pub(crate) weight_threshold: Option<usize>,
 }
+
+/// Weights of programs with so many values or fewer stay as they are, unless the configuration says otherwise.
+const WEIGHT_THRESHOLD: usize = 2048;
 
 /// What converts a weight.
 #[derive(Clone, Debug)]
@@ -225,6 +232,18 @@ impl QuantConfig {
         Self { fold: plan.fold, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
+    /// The smallest values of a weight become zero and are not stored, in ML Programs: see [`Prune`].
+    ///
+    /// ```
+    /// use coreml_quant::{Pruning, QuantConfig};
+    ///
+    /// let config = QuantConfig::prune(Pruning::target_sparsity(0.75)?);
+    /// # Ok::<(), coreml_quant::PruningError>(())
+    /// ```
+    pub fn prune(pruning: Pruning) -> Self {
+        Self::custom(Prune::new(pruning))
+    }
+
     /// A quantizer of the caller's.
     pub fn custom(quantizer: impl Quantizer + 'static) -> Self {
         Self::new(Choice::One(Arc::new(quantizer)))
@@ -245,6 +264,9 @@ impl QuantConfig {
             allow_growth: false,
             fold: true,
             measure: true,
+            granularity: None,
+            target: None,
+            weight_threshold: None,
         }
     }
 
@@ -333,6 +355,57 @@ impl QuantConfig {
         self
     }
 
+    /// Which values of a weight share a scale or a table, in ML Programs. Default: for scales, those of an output channel;
+    /// for tables, all.
+    ///
+    /// ```
+    /// use coreml_quant::{Granularity, QuantConfig};
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let blocks = QuantConfig::linear_symmetric(4)?.with_granularity(Granularity::PerBlock(32));
+    /// let groups = QuantConfig::kmeans_lut(4)?.with_granularity(Granularity::PerGroupedChannel(16));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_granularity(mut self, granularity: Granularity) -> Self {
+        self.granularity = Some(granularity);
+        self
+    }
+
+    /// The oldest system that an ML Program has to run on: forms that came later are not used, and weights that would need
+    /// one stay as they are. Default: programs are raised as far as the forms ask for.
+    #[must_use]
+    pub fn with_target(mut self, target: DeploymentTarget) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// Weights of ML Programs with so many values or fewer stay as they are. Default: 2048, as for coremltools.
+    #[must_use]
+    pub fn with_weight_threshold(mut self, values: usize) -> Self {
+        self.weight_threshold = Some(values);
+        self
+    }
+
+    /// The number of values from which on weights of programs change.
+    pub(crate) fn threshold(&self) -> usize {
+        self.weight_threshold.unwrap_or(WEIGHT_THRESHOLD)
+    }
+
+    /// Fails if an option is set that only programs have.
+    pub(crate) fn require_no_program_options(&self) -> Result<(), ConfigError> {
+        let options = [
+            ("granularity", self.granularity.is_some()),
+            ("target", self.target.is_some()),
+            ("weight_threshold", self.weight_threshold.is_some()),
+        ];
+        match options.into_iter().find(|(_, is_set)| *is_set) {
+            Some((option, _)) => Err(ConfigError::ProgramsOnly { option }),
+            None => Ok(()),
+        }
+    }
+
     /// Calls `progress` after each weight, from whichever thread finished it.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
@@ -391,6 +464,9 @@ impl fmt::Debug for QuantConfig {
             .field("allow_growth", &self.allow_growth)
             .field("fold", &self.fold)
             .field("measure", &self.measure)
+            .field("granularity", &self.granularity)
+            .field("target", &self.target)
+            .field("weight_threshold", &self.weight_threshold)
             .finish_non_exhaustive()
     }
 }
