@@ -45,7 +45,7 @@ pub enum Error {
     #[error("not a Core ML model: {0}")]
     NotAModel(NotAModel),
     /// The model has no neural network whose weights could be quantized.
-    #[error("the model is of type {kind} and has no neural network to quantize{hint}", hint = NetworkHint(kind))]
+    #[error("the model is of type {kind} and has no neural network to quantize")]
     NoNetwork {
         /// The model's type, under its name in the format.
         kind: &'static str,
@@ -486,17 +486,5 @@ struct In<'a>(&'a str);
 impl fmt::Display for In<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " in {}", self.0) }
-    }
-}
-
-/// What to do with a model of a type that has no network.
-struct NetworkHint<'a>(&'a str);
-
-impl fmt::Display for NetworkHint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == "mlProgram" {
-            f.write_str("; the weights of an ML Program are quantized with coremltools.optimize.coreml")?;
-        }
-        Ok(())
     }
 }

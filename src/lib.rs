@@ -49,7 +49,8 @@ pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check,
 pub use model::{DecodeOptions, Model, Package, SaveOptions};
 pub use planner::{Planner, Target};
 pub use program::{
-    DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget,
+    DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity,
+    UnknownTarget,
 };
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
@@ -58,7 +59,7 @@ pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, Wei
 pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, QuantizeContext,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Prune, QuantizeContext,
     Quantizer,
 };
 pub use weight::distortion::Distortion;

@@ -1,7 +1,7 @@
 //! Which axes of a weight are its output and input channels, as its consumers see it, and what has to stay exact.
 
-use super::graph::{Graph, Source, Use};
-use super::value::{self, Tensor};
+use super::graph::{Graph, Use};
+use super::value;
 use crate::format::proto::mil_spec::tensor_value::Value as List;
 use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;
 use crate::format::proto::mil_spec::value::{ImmediateValue, Value as Stored};
@@ -89,14 +89,4 @@ pub(crate) fn exact_use<'m>(graph: &Graph<'m>, node: usize) -> Option<Use<'m>> {
         }
     }
     None
-}
-
-/// A whole number that a parameter is bound to.
-pub(crate) fn integer(graph: &Graph<'_>, node: usize, parameter: &str) -> Option<i64> {
-    let value = match graph.parameter(node, parameter)? {
-        Source::Value(value) => value,
-        Source::Node { node, .. } => super::graph::constant(graph.nodes[node].operation)?,
-        Source::Outside => return None,
-    };
-    Tensor::of(value, &value::BlobFiles::default()).ok()?.integers()?.first().copied()
 }

@@ -12,7 +12,10 @@ pub(crate) mod evaluate;
 pub(crate) mod form;
 mod graph;
 mod operations;
+pub(crate) use operations::name as operation_name;
+
 pub(crate) mod opset;
+pub(crate) mod raise;
 pub(crate) mod recipe;
 pub(crate) mod rewrite;
 pub(crate) mod weights;

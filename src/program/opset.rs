@@ -30,6 +30,11 @@ impl Opset {
         (5..=9).contains(&number).then_some(Self(number))
     }
 
+    /// The one after it.
+    pub(crate) fn next(self) -> Option<Self> {
+        (self < Self::CORE_ML_9).then_some(Self(self.0 + 1))
+    }
+
     /// Its name.
     pub(crate) fn name(self) -> String {
         format!("CoreML{}", self.0)

@@ -413,6 +413,15 @@ impl QuantConfig {
         self
     }
 
+    /// The quantizers of all rules, and the one for all others unless there is a plan.
+    pub(crate) fn quantizers(&self) -> impl Iterator<Item = &Arc<dyn Quantizer>> {
+        let one = match &self.choice {
+            Choice::One(quantizer) => Some(quantizer),
+            Choice::Planned(_) => None,
+        };
+        self.rules.iter().map(|(_, quantizer)| quantizer).chain(one)
+    }
+
     /// What converts the weight with an index, or why it stays.
     pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
         if !self.selector.selects(weight) {

@@ -3,18 +3,21 @@
 pub(crate) mod config;
 pub(crate) mod method;
 pub(crate) mod plan;
+pub(crate) mod programs;
+mod progress;
 pub(crate) mod report;
 pub(crate) mod selector;
 pub(crate) mod sites;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use self::config::{Progress, QuantConfig};
+use self::config::QuantConfig;
+use self::programs::ProgramPlan;
+use self::progress::Tally;
 use self::report::{Outcome, Report, WeightReport};
 use self::sites::{Site, plan};
 use crate::error::Error;
@@ -47,16 +50,22 @@ pub struct Quantized {
 /// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
 /// layer needs it or whose values cannot be quantized.
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
-    let (model, folds) = prepare(model, config)?;
-    let sites = plan(&model, config)?;
-    let job = Job::new(config, &sites);
+    require(model, config)?;
+    let (folded, folds) = prepare(model, config)?;
+    let sites = plan(&folded, config)?;
+    let programs = plan_programs(model, &folded, config, sites.len())?;
+    let tally = tally(config, &sites, &programs);
+    let job = Job::new(config, &sites, &tally);
     let results: Vec<Result<WeightParams, Error>> =
         (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
     let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
     let measured = job.measured();
-    let mut quantized = proto::Model::clone(&model);
+    let mut quantized = proto::Model::clone(&folded);
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
+    let (quantized, files, of_programs) = programs.carry_out(quantized, config, &tally)?;
+    let mut report = report(folds, sites, measured);
+    report.weights.extend(of_programs);
+    Ok(Quantized { model: model.with_weights(quantized, files), report })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -73,13 +82,24 @@ pub fn quantize_to_file(
     path: impl AsRef<std::path::Path>,
     options: &SaveOptions,
 ) -> Result<Report, Error> {
+    let path = path.as_ref();
+    if crate::model::is_package(path) {
+        let Quantized { model, report } = quantize_weights(model, config)?;
+        model.save_with(path, options)?;
+        return Ok(report);
+    }
+    model.require_no_package(path)?;
+    require(model, config)?;
     let (model, folds) = prepare(model, config)?;
     let sites = plan(&model, config)?;
-    let job = Job::new(config, &sites);
+    config.check_planned_count(sites.len())?;
+    let programs = ProgramPlan::default();
+    let tally = tally(config, &sites, &programs);
+    let job = Job::new(config, &sites, &tally);
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
     put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
-    write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
+    write::write_file(&skeleton, &holes, path, options, &|index, buffers| {
         let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
         let params = job.run(index, &mut context);
         *buffers = context.buffers;
@@ -89,12 +109,34 @@ pub fn quantize_to_file(
     Ok(report(folds, sites, measured))
 }
 
+/// Fails unless the configuration is one for the model.
+fn require(model: &Model, config: &QuantConfig) -> Result<(), Error> {
+    if model.has_program() {
+        return Ok(programs::require_possible(config)?);
+    }
+    model.require_network()?;
+    Ok(config.require_no_program_options()?)
+}
+
+/// What becomes of the weights of programs; `first` is the number of weights of networks.
+fn plan_programs<'m>(
+    model: &Model,
+    proto: &'m proto::Model,
+    config: &QuantConfig,
+    first: usize,
+) -> Result<ProgramPlan<'m>, Error> {
+    let mut layers = 0;
+    walk::each_layer(proto, &mut |_, _| layers += 1);
+    let plan = ProgramPlan::new(proto, programs::files(model), config, first, layers)?;
+    config.check_planned_count(first + plan.sites.len())?;
+    Ok(plan)
+}
+
 /// The model whose weights are planned: folded first, if the configuration says so.
 pub(crate) fn prepare<'m>(
     model: &'m Model,
     config: &QuantConfig,
 ) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
-    model.require_network()?;
     if !config.fold || !has_foldable(model.proto()) {
         return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
     }
@@ -154,24 +196,20 @@ struct Job<'a> {
     sites: &'a [Site<'a>],
     /// What is measured of each site.
     distortions: Vec<OnceLock<Distortion>>,
-    weights: usize,
-    values: u64,
-    weights_done: AtomicUsize,
-    values_done: AtomicU64,
+    tally: &'a Tally<'a>,
+}
+
+/// How much there is to do.
+fn tally<'a>(config: &'a QuantConfig, sites: &[Site<'_>], programs: &ProgramPlan<'_>) -> Tally<'a> {
+    let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
+    let (weights, values) = programs.changed();
+    let in_networks: u64 = changed().map(|site| site.shape.units as u64).sum();
+    Tally::new(config, changed().count() + weights, in_networks + values)
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>]) -> Self {
-        let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
-        Self {
-            config,
-            sites,
-            distortions: sites.iter().map(|_| OnceLock::new()).collect(),
-            weights: changed().count(),
-            values: changed().map(|site| site.shape.units as u64).sum(),
-            weights_done: AtomicUsize::new(0),
-            values_done: AtomicU64::new(0),
-        }
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], tally: &'a Tally<'a>) -> Self {
+        Self { config, sites, distortions: sites.iter().map(|_| OnceLock::new()).collect(), tally }
     }
 
     /// The weight of a site in its new form.
@@ -192,12 +230,7 @@ impl<'a> Job<'a> {
             let _ = self.distortions[index].set(distortion);
         }
         let params = params::to_params(payload, site.params.is_updatable);
-        let units = site.shape.units as u64;
-        let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
-        let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
-        if let Some(progress) = &self.config.progress {
-            progress(Progress { weights_done, weights: self.weights, values_done, values: self.values });
-        }
+        self.tally.done(site.shape.units as u64);
         Ok(params)
     }
 

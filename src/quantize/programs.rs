@@ -1,7 +1,6 @@
 //! The weights of ML Programs: what becomes of each, and the new program and weight files.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use super::report::{Outcome, Reason, WeightReport};
 use super::selector::WeightInfo;
 use crate::error::{ConfigError, Error, Place, QuantizeError, WeightError};
 use crate::format::form::{Nbits, ProgramForm, StoredForm};
-use crate::format::proto::{self, WeightParams};
+use crate::format::proto;
 use crate::format::weight_params::FloatValues;
 use crate::model::Model;
 use crate::program::encode::{self, Prepared, Unfit};
@@ -29,7 +28,7 @@ use crate::weight::distortion::Distortion;
 use crate::weight::{Blocks, Payload, WeightSpec, WeightView};
 
 /// What becomes of the weights of programs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ProgramPlan<'m> {
     pub(crate) programs: Programs<'m>,
     files: BlobFiles,
