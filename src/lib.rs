@@ -38,7 +38,7 @@ mod quantizer;
 mod weight;
 
 pub use error::{
-    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, ShapeError, ValueError,
+    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, Refused, ShapeError, ValueError,
     WeightError, WeightProblem,
 };
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
@@ -47,6 +47,7 @@ pub use format::form::{Nbits, ProgramForm, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
 pub use model::{DecodeOptions, Model, Package, SaveOptions};
+pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use program::{
     DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity,
@@ -56,7 +57,9 @@ pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
+pub use quantize::selector::{
+    AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, Not, Pattern, WeightInfo,
+};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Prune, QuantizeContext,

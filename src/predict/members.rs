@@ -350,8 +350,25 @@ fn plant(params: &TreeEnsembleParameters) -> Outcome<Vec<(HashMap<u64, TreeNode>
             [root] => root,
             _ => return Err(format!("a tree has {} roots", roots.len())),
         };
+        let reached = reached(nodes, *root);
+        if reached != nodes.len() {
+            return Err(format!("a tree has {} nodes, of which {reached} are below its root {root}", nodes.len()));
+        }
     }
     Ok(trees)
+}
+
+/// How many nodes are below a root, itself included. One that is a child twice counts once: it makes no circle, or the
+/// walk through the tree would end there.
+fn reached(nodes: &HashMap<u64, TreeNode>, root: u64) -> usize {
+    let (mut seen, mut open) = (std::collections::HashSet::new(), vec![root]);
+    while let Some(id) = open.pop() {
+        let Some(node) = nodes.get(&id).filter(|_| seen.insert(id)) else { continue };
+        if node.node_behavior() != TreeNodeBehavior::LeafNode {
+            open.extend([node.true_child_node_id, node.false_child_node_id]);
+        }
+    }
+    seen.len()
 }
 
 fn transformed(sums: &[f64], transform: TreeEnsemblePostEvaluationTransform) -> Vec<f64> {

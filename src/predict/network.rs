@@ -378,7 +378,7 @@ impl Step {
         options: &Options,
         context: &mut ops::Context,
     ) -> Result<Vec<Tensor>, PredictError> {
-        let fail = |source| PredictError::Layer { layer: Box::new(self.info.clone()), source };
+        let fail = |cause| PredictError::Layer { layer: Box::new(self.info.clone()), cause };
         let unsupported = |what: String| fail(LayerError::Unsupported { what });
         context.output_count = self.outputs.len();
         let mut outputs = match &self.operation {
@@ -397,7 +397,7 @@ impl Step {
             Operation::Custom(params) => match options.custom.get(&params.class_name) {
                 Some(class) => class
                     .evaluate(params, inputs)
-                    .map_err(|source| PredictError::CustomLayer { layer: Box::new(self.info.clone()), source })?,
+                    .map_err(|cause| PredictError::CustomLayer { layer: Box::new(self.info.clone()), cause })?,
                 None => return Err(unsupported(format!("a custom layer of the class \"{}\"", params.class_name))),
             },
             Operation::Branch { .. } | Operation::Loop { .. } | Operation::Break | Operation::Continue => {
@@ -693,7 +693,7 @@ fn written_in(layer: &NeuralNetworkLayer) -> Vec<&str> {
 /// The operation of a layer without inner networks.
 fn leaf(layer: &NeuralNetworkLayer, prepared: Prepare, info: &LayerInfo) -> Result<Operation, PredictError> {
     let prepared = prepared.map_err(|error| match error {
-        PrepareError::Layer(source) => PredictError::Layer { layer: Box::new(info.clone()), source },
+        PrepareError::Layer(cause) => PredictError::Layer { layer: Box::new(info.clone()), cause },
         PrepareError::Weight(error) => PredictError::Weight {
             place: Box::new(Place {
                 network: Arc::clone(&info.network),
@@ -702,7 +702,7 @@ fn leaf(layer: &NeuralNetworkLayer, prepared: Prepare, info: &LayerInfo) -> Resu
                 index: info.index,
                 field: error.field,
             }),
-            source: error.source,
+            cause: error.cause,
         },
     })?;
     Ok(match (prepared, &layer.layer) {

@@ -41,10 +41,10 @@ enum Work {
 /// Why the values of a weight do not fit a form.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Unfit {
-    /// One is infinite.
-    Infinite,
-    /// One is beyond float16.
-    BeyondFloat16,
+    /// One is infinite, the first at an index.
+    Infinite { index: usize },
+    /// One is beyond float16, the first at an index.
+    BeyondFloat16 { index: usize },
     /// A scale is beyond the weight's type, or too small for it.
     Scale,
     /// Too few would become zero.
@@ -103,8 +103,9 @@ pub(crate) fn prepare(kind: Kind, values: &Tensor, block: Vec<usize>) -> Result<
                 let value = f32::from_le_bytes(bytes);
                 value.is_finite() && float16::rounded(value).abs() > largest
             };
-            if !half && values.bytes.as_chunks::<4>().0.par_iter().any(beyond) {
-                return Ok(Err(Unfit::BeyondFloat16));
+            let singles = if half { &[] } else { values.bytes.as_chunks::<4>().0 };
+            if let Some(index) = singles.par_iter().position_first(beyond) {
+                return Ok(Err(Unfit::BeyondFloat16 { index }));
             }
             (Form::Float16, Work::Values)
         }
@@ -115,7 +116,7 @@ pub(crate) fn prepare(kind: Kind, values: &Tensor, block: Vec<usize>) -> Result<
 
 fn unfit(found: NonFinite) -> Unfit {
     debug_assert!(found.value.is_infinite());
-    Unfit::Infinite
+    Unfit::Infinite { index: found.index }
 }
 
 fn mask(pruning: Pruning, values: &Tensor) -> Result<Mask, Unfit> {

@@ -197,9 +197,9 @@ impl<'m> ProgramPlan<'m> {
     /// A weight that stays in its form, if that is one of an older opset than the program's new one.
     fn raised(&self, weight: &ProgramWeight<'_>) -> Result<Option<raise::Raised>, Error> {
         let Some(operation) = self.programs.operation(weight) else { return Ok(None) };
-        raise::raised(operation, &weight.spec, &self.files).map_err(|source| Error::ProgramWeight {
+        raise::raised(operation, &weight.spec, &self.files).map_err(|cause| Error::ProgramWeight {
             place: Box::new(weight.place.clone()),
-            source,
+            cause,
         })
     }
 }
@@ -262,14 +262,14 @@ impl ProgramJob<'_, '_> {
 }
 
 fn quantize_error(place: &Place, source: QuantizeError) -> Error {
-    Error::Weight { place: Box::new(place.clone()), source: WeightError::Quantize(source) }
+    Error::Weight { place: Box::new(place.clone()), cause: WeightError::Quantize(source) }
 }
 
 /// The values of a weight.
 pub(crate) fn values(programs: &Programs<'_>, weight: &ProgramWeight<'_>, files: &BlobFiles) -> Result<Tensor, Error> {
     programs
         .values(weight, files)
-        .map_err(|source| Error::ProgramWeight { place: Box::new(weight.place.clone()), source })
+        .map_err(|cause| Error::ProgramWeight { place: Box::new(weight.place.clone()), cause })
 }
 
 /// The table that a quantizer of the caller's makes of some values.
@@ -484,16 +484,21 @@ fn prepare(
     files: &BlobFiles,
     config: &QuantConfig,
 ) -> Result<ProgramSite, Error> {
-    let _ = config;
     let Chosen { quantizer, kind, block } = chosen;
     let values = values(programs, weight, files)?;
-    let prepared = encode::prepare(kind, &values, block).map_err(|found| quantize_error(&weight.place, found.into()))?;
-    let prepared = match prepared {
-        Ok(prepared) => prepared,
-        Err(unfit) => {
+    let prepared = match encode::prepare(kind, &values, block) {
+        Err(found) if config.program_fallback(false) => {
+            return Ok(kept(weight, Reason::NonFinite { index: found.index }));
+        }
+        Err(found) => return Err(quantize_error(&weight.place, found.into())),
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(Unfit::Infinite { index })) if !config.program_fallback(true) => {
+            return Err(quantize_error(&weight.place, QuantizeError::NonFinite { index, value: f32::INFINITY }));
+        }
+        Ok(Err(unfit)) => {
             let reason = match unfit {
-                Unfit::Infinite => Reason::Infinite,
-                Unfit::BeyondFloat16 => Reason::BeyondFloat16,
+                Unfit::Infinite { index } => Reason::NonFinite { index },
+                Unfit::BeyondFloat16 { index } => Reason::BeyondFloat16 { index },
                 Unfit::Scale => Reason::ScaleRange,
                 Unfit::NotSparse => Reason::NotSparse,
                 Unfit::LongBlocks => Reason::LongBlocks,

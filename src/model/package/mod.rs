@@ -83,7 +83,7 @@ impl Package {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
         read_folder(path, "", 0, &mut files)?;
-        Self::new(files).map_err(|source| Error::Package { path: path.to_owned(), source })
+        Self::new(files).map_err(|cause| Error::Package { path: path.to_owned(), cause })
     }
 
     /// Every file under its path, in the order of the paths.
@@ -147,9 +147,9 @@ fn read_folder(
 ) -> Result<(), Error> {
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Io { path, source }
+        move |cause| Error::Io { path, cause }
     };
-    let refuse = |path: PathBuf, what: &'static str| Error::Io { path, source: io::Error::other(what) };
+    let refuse = |path: PathBuf, what: &'static str| Error::Io { path, cause: io::Error::other(what) };
     if depth > MAX_DEPTH {
         return Err(refuse(folder.to_owned(), "folders lie too deep in each other, or links lead in a circle"));
     }

@@ -21,7 +21,7 @@ pub(crate) struct NewPackage {
 impl NewPackage {
     /// Starts writing what will be `path`.
     pub(crate) fn new(path: &Path, sync: bool) -> Result<Self, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |cause| Error::Io { path: path.to_owned(), cause };
         // A link stays a link: the folder that it leads to is replaced.
         let target = match fs::canonicalize(path) {
             Ok(target) => target,
@@ -55,7 +55,7 @@ impl NewPackage {
             }
             File::create(&full)
         };
-        create().map_err(|source| Error::Io { path: self.target.join(path), source })
+        create().map_err(|cause| Error::Io { path: self.target.join(path), cause })
     }
 
     /// Writes a whole file.
@@ -64,13 +64,13 @@ impl NewPackage {
             io::Write::write_all(&mut file, bytes)?;
             if self.sync { file.sync_all() } else { Ok(()) }
         };
-        write(self.create(path)?).map_err(|source| Error::Io { path: self.target.join(path), source })
+        write(self.create(path)?).map_err(|cause| Error::Io { path: self.target.join(path), cause })
     }
 
     /// Puts the package in its place.
     pub(crate) fn finish(self) -> Result<(), Error> {
         let Self { folder, target, sync } = self;
-        let io = |source| Error::Io { path: target.clone(), source };
+        let io = |cause| Error::Io { path: target.clone(), cause };
         if let Ok(old) = fs::metadata(&target) {
             fs::set_permissions(folder.path(), old.permissions()).map_err(io)?;
         }
