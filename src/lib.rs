@@ -38,8 +38,8 @@ mod quantizer;
 mod weight;
 
 pub use error::{
-    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, Refused, ShapeError, ValueError,
-    WeightError, WeightProblem,
+    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, Refused, ShapeError,
+    ValueError, WeightError, WeightProblem,
 };
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use format::dtype::Dtype;
@@ -49,10 +49,7 @@ pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check,
 pub use model::{DecodeOptions, Model, Package, SaveOptions};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
-pub use program::{
-    DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity,
-    UnknownTarget,
-};
+pub use program::{DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget};
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
@@ -62,8 +59,8 @@ pub use quantize::selector::{
 };
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Prune, QuantizeContext,
-    Quantizer,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Prune,
+    QuantizeContext, Quantizer,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -78,12 +78,7 @@ pub(crate) fn ranges(bytes: &[u8], half: bool, boxes: &Boxes) -> Result<Vec<(f32
 }
 
 /// The ranges of the boxes that a block of values touches, from the first of those on.
-fn ranges_of_block(
-    bytes: &[u8],
-    half: bool,
-    boxes: &Boxes,
-    at: usize,
-) -> Result<(usize, Vec<(f32, f32)>), NonFinite> {
+fn ranges_of_block(bytes: &[u8], half: bool, boxes: &Boxes, at: usize) -> Result<(usize, Vec<(f32, f32)>), NonFinite> {
     let len = bytes.len() / if half { 2 } else { 4 };
     let (mut low, mut high) = (usize::MAX, 0);
     boxes.segments(at..at + len, |segment| {
@@ -97,13 +92,16 @@ fn ranges_of_block(
         boxes.segments(at + start..at + start + values.len(), |segment| {
             let values = &values[segment.range.start - at - start..segment.range.end - at - start];
             let ranges = &mut ranges[segment.first - low..];
-            let finite =
-                if segment.lanes { widen_each(values, ranges) } else { ranges.first_mut().is_none_or(|r| widen(values, r)) };
+            let finite = if segment.lanes {
+                widen_each(values, ranges)
+            } else {
+                ranges.first_mut().is_none_or(|r| widen(values, r))
+            };
             if !finite && failure.is_none() {
-                failure = values.iter().position(|value| !value.is_finite()).map(|index| NonFinite {
-                    index: segment.range.start + index,
-                    value: values[index],
-                });
+                failure = values
+                    .iter()
+                    .position(|value| !value.is_finite())
+                    .map(|index| NonFinite { index: segment.range.start + index, value: values[index] });
             }
         });
     });

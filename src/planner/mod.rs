@@ -140,6 +140,7 @@ impl Planner {
     /// every weight is larger than the target. An error that no choice keeps within cannot be asked for: keeping all
     /// weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
+        model.require_network()?;
         let (model, _) = prepare(model, &self.config(QuantConfig::float16()))?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = plan(&model, &keep)?;

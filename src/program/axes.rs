@@ -36,10 +36,12 @@ pub(crate) fn agreed_axes(graph: &Graph<'_>, uses: &[Use<'_>], rank: usize) -> O
 
 fn is_true(value: &crate::format::proto::mil_spec::Value) -> bool {
     match &value.value {
-        Some(Stored::ImmediateValue(ImmediateValue { value: Some(Immediate::Tensor(tensor)) })) => match &tensor.value {
-            Some(List::Bools(list)) => list.values.first() == Some(&true),
-            _ => false,
-        },
+        Some(Stored::ImmediateValue(ImmediateValue { value: Some(Immediate::Tensor(tensor)) })) => {
+            match &tensor.value {
+                Some(List::Bools(list)) => list.values.first() == Some(&true),
+                _ => false,
+            }
+        }
         _ => false,
     }
 }
@@ -59,8 +61,19 @@ const POSITIONS: [(&str, &str); 9] = [
 
 /// Operations that move elements and do not change them: what their output is used for, their input is.
 const MOVES: [&str; 13] = [
-    "identity", "reshape", "reshape_like", "transpose", "expand_dims", "squeeze", "slice_by_index", "slice_by_size", "split",
-    "concat", "tile", "stack", "gather",
+    "identity",
+    "reshape",
+    "reshape_like",
+    "transpose",
+    "expand_dims",
+    "squeeze",
+    "slice_by_index",
+    "slice_by_size",
+    "split",
+    "concat",
+    "tile",
+    "stack",
+    "gather",
 ];
 
 /// The operation for which the values of a node have to stay exact, if there is one: they are used as positions, or cast

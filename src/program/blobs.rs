@@ -38,16 +38,6 @@ impl BlobFile {
         Ok(Self { name: name.to_owned(), bytes })
     }
 
-    /// The number of blobs that the header states. Nothing depends on it.
-    pub(crate) fn count(&self) -> u32 {
-        u32_at(&self.bytes, 0)
-    }
-
-    /// The file's length.
-    pub(crate) fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
     /// The data of a blob of `count` elements, shared with the file.
     pub(crate) fn blob(&self, offset: u64, dtype: Dtype, count: usize) -> Result<Bytes, BlobError> {
         let RawBlob { number, padding, data, .. } = self.raw(offset)?;
@@ -219,7 +209,6 @@ mod tests {
         let bytes = file(&[(Dtype::Uint3, 7, &[0xd1, 0x58, 0x1f]), (Dtype::Float16, 2, &[1, 2, 3, 4])]);
         assert_eq!(bytes.len(), 64 + 128 + 68);
         let file = open(&bytes).unwrap();
-        assert_eq!(file.count(), 2);
         assert_eq!(&file.blob(64, Dtype::Uint3, 7).unwrap()[..], [0xd1, 0x58, 0x1f]);
         assert_eq!(&file.blob(192, Dtype::Float16, 2).unwrap()[..], [1, 2, 3, 4]);
     }

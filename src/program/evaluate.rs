@@ -190,13 +190,7 @@ fn boxes(shape: &[usize], parameters: &[usize]) -> Option<Boxes> {
 }
 
 /// `(data - offset) * scale`; `round_difference` rounds what is in the brackets to a half.
-fn scaled(
-    data: &[f32],
-    boxes: &Boxes,
-    scale: &[f32],
-    offset: Option<&[f32]>,
-    round_difference: bool,
-) -> Vec<f32> {
+fn scaled(data: &[f32], boxes: &Boxes, scale: &[f32], offset: Option<&[f32]>, round_difference: bool) -> Vec<f32> {
     let mut out = vec![0.0; data.len()];
     boxes.segments(0..data.len(), |segment| {
         let (data, out) = (&data[segment.range.clone()], &mut out[segment.range]);
@@ -210,12 +204,7 @@ fn scaled(
     out
 }
 
-fn affine(
-    data: &Tensor,
-    scale: &Tensor,
-    zero_point: Option<&Tensor>,
-    axis: i64,
-) -> Result<Tensor, WeightProblem> {
+fn affine(data: &Tensor, scale: &Tensor, zero_point: Option<&Tensor>, axis: i64) -> Result<Tensor, WeightProblem> {
     if !scale.spec.dtype.is_float() {
         return Err(unfit("scale"));
     }
@@ -411,5 +400,11 @@ fn table_of_sparse(
     shape.extend([2, vector]);
     let bits: Vec<u8> = [vec![0; vector], vec![1; vector]].concat();
     let widened = table(mask, &Tensor::new(Dtype::Uint8, shape, bits), vector_axis)?;
-    gather(&dense, &Tensor { spec: TensorSpec::new(Dtype::Uint1, widened.spec.shape), bytes: packed(&widened.bytes, Dtype::Uint1) })
+    gather(
+        &dense,
+        &Tensor {
+            spec: TensorSpec::new(Dtype::Uint1, widened.spec.shape),
+            bytes: packed(&widened.bytes, Dtype::Uint1),
+        },
+    )
 }

@@ -10,11 +10,11 @@
 //! | sparse | `constexpr_sparse_to_dense` | the same, the mask in the weight's shape |
 //! | float16 of a float32 weight | `constexpr_cast` | the same |
 
-use crate::format::dtype::Dtype;
 use super::opset::{Opset, bind};
 use super::value::{self, Tensor, TensorSpec};
-use crate::kernels::shift_scale::Grid;
+use crate::format::dtype::Dtype;
 use crate::format::proto::mil_spec::{Operation, Value};
+use crate::kernels::shift_scale::Grid;
 
 /// In which form a weight is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,7 +143,13 @@ impl Form {
     }
 
     /// Turns an operation into the one that makes the weight, from the values of its parameters. Its outputs stay.
-    pub(crate) fn put(&self, operation: &mut Operation, weight: &TensorSpec, opset: Opset, parameters: Vec<(&'static str, Value)>) {
+    pub(crate) fn put(
+        &self,
+        operation: &mut Operation,
+        weight: &TensorSpec,
+        opset: Opset,
+        parameters: Vec<(&'static str, Value)>,
+    ) {
         let outputs = std::mem::take(&mut operation.outputs);
         let name = operation.attributes.remove("name");
         let name = name.unwrap_or_else(|| value::string_value(outputs.first().map_or("", |output| &output.name)));
@@ -189,7 +195,6 @@ fn counts(shape: &[usize], block: &[usize]) -> Vec<usize> {
 }
 
 /// The axis along which each index has a box of its own, if that is all there is to the boxes; `None` for one box.
-#[expect(clippy::result_unit_err, reason = "one of three answers")]
 pub(crate) fn channel_axis(shape: &[usize], block: &[usize]) -> Result<Option<usize>, ()> {
     let mut cut = (0..shape.len()).filter(|&axis| block[axis] != shape[axis]);
     match (cut.next(), cut.next()) {

@@ -186,8 +186,7 @@ const CHANGES: [Change; 13] = [
 ];
 
 /// Operations that another opset has in another shape: what they were cannot be said there.
-const BREAKS: [(&str, Opset); 2] =
-    [("crop_resize", Opset::CORE_ML_7), ("non_maximum_suppression", Opset::CORE_ML_7)];
+const BREAKS: [(&str, Opset); 2] = [("crop_resize", Opset::CORE_ML_7), ("non_maximum_suppression", Opset::CORE_ML_7)];
 
 /// The parameter whose zero `crop_resize` has got in CoreML6.
 const PAD_VALUE: &str = "pad_value";
@@ -234,9 +233,10 @@ pub(crate) fn raise(program: &mut Program, to: Opset) {
 
 fn raise_block(block: &mut Block, from: Opset, to: Opset) {
     for operation in &mut block.operations {
-        for change in CHANGES.iter().filter(|change| {
-            change.operation == operation.r#type && from < change.since && change.since <= to
-        }) {
+        for change in CHANGES
+            .iter()
+            .filter(|change| change.operation == operation.r#type && from < change.since && change.since <= to)
+        {
             let value = Some(binding::Binding::Value((change.value)()));
             let argument = Argument { arguments: vec![Binding { binding: value }] };
             operation.inputs.entry(change.parameter.to_owned()).or_insert(argument);

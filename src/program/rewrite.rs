@@ -163,9 +163,10 @@ impl Rewrite {
     /// Computes every weight and hands it over, on all threads of the pool; returns the finished model.
     pub(crate) fn run(mut self, produce: &Produce<'_>, sink: &Sink<'_>) -> Result<proto::Model, Error> {
         for (number, file) in self.files.iter().enumerate() {
-            let copied = file.copies.par_iter().find_map_first(|(index, data)| {
-                sink(number, *index, &file.layout.blobs()[*index], data).err()
-            });
+            let copied = file
+                .copies
+                .par_iter()
+                .find_map_first(|(index, data)| sink(number, *index, &file.layout.blobs()[*index], data).err());
             copied.map_or(Ok(()), Err)?;
         }
         let in_program: Vec<Result<Vec<Option<Bytes>>, Error>> = (0..self.changes.len())

@@ -11,7 +11,9 @@ use super::blobs::BlobFile;
 use crate::error::{BlobError, ValueError};
 use crate::format::dtype::Dtype;
 use crate::format::proto::mil_spec::dimension::{ConstantDimension, Dimension as DimensionKind};
-use crate::format::proto::mil_spec::tensor_value::{RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings};
+use crate::format::proto::mil_spec::tensor_value::{
+    RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings,
+};
 use crate::format::proto::mil_spec::value::immediate_value::Value as Immediate;
 use crate::format::proto::mil_spec::value::{BlobFileValue, ImmediateValue, Value as Stored};
 use crate::format::proto::mil_spec::value_type::Type;

@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use super::axes::{self, Axes};
+use super::evaluate::evaluate;
 use super::form::stored_len;
 use super::graph::{Graph, Node, Source, Use, constant, is_constexpr};
 use super::operations;
 use super::opset::{self, Opset};
 use super::value::{BLOB_FROM, BlobFiles, Tensor, TensorSpec};
-use super::evaluate::evaluate;
 use crate::error::{Place, WeightProblem};
 use crate::format::dtype::Dtype;
 use crate::format::form::{Nbits, ProgramForm, StoredForm};
@@ -138,9 +138,8 @@ impl<'m> Programs<'m> {
         for weight in self.weights.iter_mut().filter(|weight| weight.program == number) {
             let uses: Vec<Use<'m>> = weight.nodes.iter().flat_map(|&node| graph.nodes[node].uses.clone()).collect();
             let mut seen = HashSet::new();
-            let consumers = uses.iter().map(|taker| {
-                (operations::name(&graph.nodes[taker.node].operation.r#type), taker.parameter)
-            });
+            let consumers =
+                uses.iter().map(|taker| (operations::name(&graph.nodes[taker.node].operation.r#type), taker.parameter));
             weight.consumers = consumers.filter(|&consumer| seen.insert(consumer)).collect();
             if let Some(&(kind, parameter)) = weight.consumers.first() {
                 weight.place.layer_type = kind;
@@ -168,8 +167,11 @@ impl<'m> Programs<'m> {
         let mut all = vec![HashSet::new(); self.programs.len()];
         for (number, program) in self.programs.iter().enumerate() {
             let nodes = &program.graph.nodes;
-            let changed: HashSet<usize> =
-                changed.iter().filter(|weight| weight.program == number).flat_map(|weight| weight.nodes.clone()).collect();
+            let changed: HashSet<usize> = changed
+                .iter()
+                .filter(|weight| weight.program == number)
+                .flat_map(|weight| weight.nodes.clone())
+                .collect();
             let mut removed = HashSet::new();
             let mut open: Vec<usize> = changed.iter().copied().collect();
             while let Some(node) = open.pop() {
@@ -177,7 +179,8 @@ impl<'m> Programs<'m> {
                     let Source::Node { node: source, .. } = input.source else { continue };
                     let it = &nodes[source];
                     let is_part = is_constexpr(it.operation) || constant(it.operation).is_some();
-                    let free = it.uses.iter().all(|taker| changed.contains(&taker.node) || removed.contains(&taker.node));
+                    let free =
+                        it.uses.iter().all(|taker| changed.contains(&taker.node) || removed.contains(&taker.node));
                     if is_part && free && !it.is_block_output && removed.insert(source) {
                         open.push(source);
                     }

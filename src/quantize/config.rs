@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::error::{ConfigError, Error, QuantizeError};
 use crate::format::form::Nbits;
-use crate::program::{DeploymentTarget, Granularity, Pruning};
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
+use crate::program::{DeploymentTarget, Granularity, Pruning};
 use crate::quantize::plan::Plan;
 use crate::quantize::report::Reason;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use self::config::QuantConfig;
-use self::programs::ProgramPlan;
+use self::programs::{CarriedOut, ProgramPlan};
 use self::progress::Tally;
 use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
@@ -80,9 +80,9 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&folded);
     put_back(&mut quantized, &sites, params);
-    let (quantized, files, of_programs) = programs.carry_out(quantized, config, &tally)?;
+    let CarriedOut { model: quantized, files, weights } = programs.carry_out(quantized, config, &tally)?;
     let mut report = report(folds, sites, measured);
-    report.weights.extend(of_programs);
+    report.weights.extend(weights);
     Ok(Quantized { model: model.with_weights(quantized, files), report })
 }
 

@@ -37,6 +37,15 @@ pub(crate) struct ProgramPlan<'m> {
     opsets: Vec<Option<Opset>>,
 }
 
+/// What was made of the programs of a model.
+#[derive(Debug)]
+pub(crate) struct CarriedOut {
+    pub(crate) model: proto::Model,
+    /// The weight files in which something changed, under the names that programs give them.
+    pub(crate) files: Vec<(String, Bytes)>,
+    pub(crate) weights: Vec<WeightReport>,
+}
+
 /// What becomes of one weight, in the order of [`Programs::weights`].
 #[derive(Debug)]
 pub(crate) struct ProgramSite {
@@ -143,13 +152,13 @@ impl<'m> ProgramPlan<'m> {
         model: proto::Model,
         config: &QuantConfig,
         tally: &Tally<'_>,
-    ) -> Result<(proto::Model, Vec<(String, Bytes)>, Vec<WeightReport>), Error> {
+    ) -> Result<CarriedOut, Error> {
         let (rewrite, job) = self.start(&model, config, tally)?;
         let (model, files) = match rewrite {
             Some(rewrite) => rewrite::in_memory(rewrite, &|index| job.run(index))?,
             None => (model, Vec::new()),
         };
-        Ok((model, files, job.report()))
+        Ok(CarriedOut { model, files, weights: job.report() })
     }
 
     /// What is to be written; `None` if nothing changes.
@@ -197,10 +206,8 @@ impl<'m> ProgramPlan<'m> {
     /// A weight that stays in its form, if that is one of an older opset than the program's new one.
     fn raised(&self, weight: &ProgramWeight<'_>) -> Result<Option<raise::Raised>, Error> {
         let Some(operation) = self.programs.operation(weight) else { return Ok(None) };
-        raise::raised(operation, &weight.spec, &self.files).map_err(|cause| Error::ProgramWeight {
-            place: Box::new(weight.place.clone()),
-            cause,
-        })
+        raise::raised(operation, &weight.spec, &self.files)
+            .map_err(|cause| Error::ProgramWeight { place: Box::new(weight.place.clone()), cause })
     }
 }
 
@@ -333,7 +340,8 @@ impl Limit {
         if let Some(blocked) = opset::blocked(program, limit.to) {
             // The first one on the way.
             let mut to = from;
-            while let Some(next) = to.next().filter(|&next| next <= limit.to && opset::blocked(program, next).is_none()) {
+            while let Some(next) = to.next().filter(|&next| next <= limit.to && opset::blocked(program, next).is_none())
+            {
                 to = next;
             }
             limit.to = to;
@@ -434,11 +442,8 @@ fn decide(
     {
         return Err(Reason::NotStructured);
     }
-    let granularity = if matches!(kind, Kind::Linear { .. } | Kind::Table { .. }) {
-        granularity
-    } else {
-        Granularity::PerTensor
-    };
+    let granularity =
+        if matches!(kind, Kind::Linear { .. } | Kind::Table { .. }) { granularity } else { Granularity::PerTensor };
     let block = granularity.block(shape, weight.axes).map_err(|indivisible| Reason::Indivisible {
         axis: indivisible.axis,
         len: indivisible.len,

@@ -6,8 +6,8 @@ use std::fmt;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
-use crate::program::DeploymentTarget;
 use crate::network::uses::ValueUse;
+use crate::program::DeploymentTarget;
 use crate::weight::distortion::{self, Distortion};
 
 /// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.

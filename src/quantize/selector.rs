@@ -285,8 +285,7 @@ impl AdvancedSelector {
         }
         let channels = weight.shape.get(1).map_or(0, |&channels| channels as u64);
         let count = weight.shape.iter().fold(1_u64, |count, &size| count.saturating_mul(size as u64));
-        !is_convolution
-            || channels >= self.minimum_conv_kernel_channels && count >= self.minimum_conv_weight_count
+        !is_convolution || channels >= self.minimum_conv_kernel_channels && count >= self.minimum_conv_weight_count
     }
 }
 

@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn what_breaks_a_rule_is_refused() {
-        type Change = fn(&mut Value);
-        let cases: [(Change, fn(&ManifestError) -> bool); 7] = [
+        type Case = (fn(&mut Value), fn(&ManifestError) -> bool);
+        let cases: [Case; 7] = [
             (|json| json["fileFormatVersion"] = "1.0.1".into(), |e| matches!(e, ManifestError::Version { .. })),
             (|json| json["fileFormatVersion"] = "1.0".into(), |e| matches!(e, ManifestError::Version { .. })),
             (|json| json["rootModelIdentifier"] = "X".into(), |e| matches!(e, ManifestError::NoRoot { .. })),

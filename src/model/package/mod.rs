@@ -51,8 +51,11 @@ impl Package {
     /// # Errors
     ///
     /// [`ManifestError`] if there is no manifest, it breaks a rule, or it names what is not there.
-    pub fn new<P: Into<String>, B: Into<Bytes>>(files: impl IntoIterator<Item = (P, B)>) -> Result<Self, ManifestError> {
-        let files: BTreeMap<String, Bytes> = files.into_iter().map(|(path, bytes)| (path.into(), bytes.into())).collect();
+    pub fn new<P: Into<String>, B: Into<Bytes>>(
+        files: impl IntoIterator<Item = (P, B)>,
+    ) -> Result<Self, ManifestError> {
+        let files: BTreeMap<String, Bytes> =
+            files.into_iter().map(|(path, bytes)| (path.into(), bytes.into())).collect();
         if let Some(path) = files.keys().find(|path| !manifest::is_inside(path)) {
             return Err(ManifestError::Path { identifier: String::new(), path: path.clone() });
         }
@@ -139,12 +142,7 @@ impl fmt::Debug for Package {
     }
 }
 
-fn read_folder(
-    folder: &Path,
-    prefix: &str,
-    depth: usize,
-    files: &mut BTreeMap<String, Bytes>,
-) -> Result<(), Error> {
+fn read_folder(folder: &Path, prefix: &str, depth: usize, files: &mut BTreeMap<String, Bytes>) -> Result<(), Error> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |cause| Error::Io { path, cause }
@@ -155,7 +153,8 @@ fn read_folder(
     }
     for entry in fs::read_dir(folder).map_err(io(folder))? {
         let path = entry.map_err(io(folder))?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| manifest::is_inside(name)) else {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| manifest::is_inside(name))
+        else {
             return Err(refuse(path, "a name that no package can hold"));
         };
         let inner = format!("{prefix}{name}");
