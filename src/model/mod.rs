@@ -102,9 +102,11 @@ impl Model {
         Self::decode_package(package, &DecodeOptions::default()).map_err(Error::NotAModel)
     }
 
-    fn decode_package(package: Package, options: &DecodeOptions) -> Result<Self, NotAModel> {
+    fn decode_package(mut package: Package, options: &DecodeOptions) -> Result<Self, NotAModel> {
         let root = package.file(package.root()).cloned().unwrap_or_default();
         let proto = decode::decode(root, options)?;
+        // From here on, the message is what counts.
+        package.set_root(Bytes::new());
         Ok(Self { proto, package: Some(package) })
     }
 

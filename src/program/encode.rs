@@ -71,7 +71,7 @@ pub(crate) fn prepare(kind: Kind, values: &Tensor, block: Vec<usize>) -> Result<
             let Some(boxes) = Boxes::new(&values.spec.shape, &block) else { return Ok(Err(Unfit::Scale)) };
             let ranges = match shift_scale::ranges(&values.bytes, half, &boxes) {
                 Ok(ranges) => ranges,
-                Err(found) => return first_nan(values).map_or(Ok(Err(unfit(found))), Err),
+                Err(found) => return first_nan(values).map_or_else(|| Ok(Err(unfit(found))), Err),
             };
             let Ok(mut steps) = shift_scale::steps(&ranges, half, grid) else { return Ok(Err(Unfit::Scale)) };
             if least_squares {
@@ -81,13 +81,13 @@ pub(crate) fn prepare(kind: Kind, values: &Tensor, block: Vec<usize>) -> Result<
         }
         Kind::Table { nbits, table } => {
             if let Some(found) = first_non_finite(values) {
-                return first_nan(values).map_or(Ok(Err(unfit(found))), Err);
+                return first_nan(values).map_or_else(|| Ok(Err(unfit(found))), Err);
             }
             (Form::Table { nbits, block }, Work::Table(table))
         }
         Kind::Prune(pruning) => {
             if let Some(found) = first_non_finite(values) {
-                return first_nan(values).map_or(Ok(Err(unfit(found))), Err);
+                return first_nan(values).map_or_else(|| Ok(Err(unfit(found))), Err);
             }
             match mask(pruning, values) {
                 Ok(mask) => (Form::Sparse { ones: mask.ones }, Work::Sparse(mask)),
