@@ -137,6 +137,20 @@ pub enum Error {
         /// Where it was to be written.
         path: PathBuf,
     },
+    /// The caller ended the job, see [`QuantConfig::with_progress`](crate::QuantConfig::with_progress).
+    #[error("cancelled")]
+    Cancelled,
+    /// A sample for calibration is none of the model's inputs, or the model cannot be run at all.
+    #[error("calibration: {what}: {cause}")]
+    Calibration {
+        /// Which sample, or that it is the model.
+        what: String,
+        /// What is wrong.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There are no samples to calibrate on.
+    #[error("there are no samples to calibrate on; give at least one, or draw synthetic ones")]
+    NoSamples,
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -155,7 +169,13 @@ pub enum NotAModel {
     /// No bytes at all.
     #[error("the file is empty")]
     Empty,
-    /// Text: perhaps a pointer file of a large-file store, or a web page.
+    /// The text that git's large-file store (git-lfs) leaves in the place of a file that was not fetched.
+    #[error("the file is a git-lfs pointer, not the model itself; fetch that with `git lfs pull`")]
+    LfsPointer,
+    /// An alias of macOS's Finder: it names a file, which only the Finder follows.
+    #[error("the file is an alias that the Finder made; give the path of the model it stands for")]
+    Alias,
+    /// Text: a web page, perhaps.
     #[error("the file is text and starts with {start:?}; a .mlmodel file is binary (protobuf)")]
     Text {
         /// The first line, shortened.
@@ -232,6 +252,7 @@ pub struct Refused {
 
 /// Which weight of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Place {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
@@ -490,6 +511,12 @@ pub enum ConfigError {
         "ML Programs have no such form; they have linear codes of 4 or 8 bits and tables of 1, 2, 3, 4, 6 or 8 bits"
     )]
     NotInPrograms,
+    /// There is no such way to store biases.
+    #[error("there is no \"{found}\" for biases; there are float16, as-weights and keep")]
+    UnknownBiases {
+        /// What was asked for.
+        found: String,
+    },
     /// The mode cannot be made from its name alone.
     #[error("custom_lut needs a function, see QuantConfig::custom_lut")]
     NeedsFunction,

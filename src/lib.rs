@@ -21,6 +21,8 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)
 )]
 
+#[cfg(feature = "predict")]
+mod calibrate;
 mod error;
 mod fold;
 mod format;
@@ -30,37 +32,43 @@ mod model;
 mod network;
 mod planner;
 #[cfg(feature = "predict")]
-#[allow(dead_code, unused_imports, reason = "the executor is being written")]
+#[allow(dead_code, reason = "single layers are run and replaced by comparison and calibration")]
 pub mod predict;
 mod program;
 mod quantize;
 mod quantizer;
 mod weight;
 
+#[cfg(feature = "predict")]
+pub use calibrate::{Calibration, CalibrationProgress};
 pub use error::{
     BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, Refused, ShapeError,
     ValueError, WeightError, WeightProblem,
 };
-pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
+pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
 pub use format::dtype::Dtype;
 pub use format::form::{Nbits, ProgramForm, StoredForm};
-pub use format::{layer_type, layer_types, proto, weight_params};
+pub use format::{layer_type, layer_types, model_type, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
-pub use model::{DecodeOptions, Model, Package, SaveOptions};
+pub use model::{ClassLabels, DecodeOptions, Metadata, Model, Package, SaveOptions};
+pub use network::mean_image::{MeanImage, MeanImageObstacle};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use program::{DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget};
-pub use quantize::config::{Mode, Progress, QuantConfig};
+pub use quantize::calibration_report::{
+    Agreement, CalibratedWeight, CalibrationReport, CalibrationWarning, NotCalibrated,
+};
+pub use quantize::config::{Biases, Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
 pub use quantize::selector::{
     AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, Not, Pattern, WeightInfo,
 };
-pub use quantize::{Quantized, quantize_to_file, quantize_weights};
+pub use quantize::{Quantized, preview, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Prune,
-    QuantizeContext, Quantizer,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,
+    Prune, QuantizeContext, Quantizer, Statistics,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -455,9 +455,9 @@ fn agrees_with_the_evaluator() {
     let model = digits();
     let predictor = Predictor::new(&model).unwrap();
     for seed in 0..5 {
-        let noise = evaluate::Tensor::noise(&[1, 8, 8], seed);
+        let noise = evaluate::Tensor::noise(&[1, 1, 1, 8, 8], seed);
         let values: Vec<f32> = noise.values.iter().map(|&value| value as f32).collect();
-        let exact = evaluate::Tensor::new(&[1, 1, 8, 8], values.iter().map(|&value| value.into()).collect());
+        let exact = evaluate::Tensor::new(&noise.shape, values.iter().map(|&value| value.into()).collect());
         let evaluated = evaluate::evaluate(&model, &[("image".to_owned(), exact)].into());
         let features = Features::new().with("image", Array::from_shape_vec(IxDyn(&[1, 8, 8]), values).unwrap());
         let mut compared = 0;

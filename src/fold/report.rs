@@ -8,6 +8,7 @@ use std::sync::Arc;
 /// `Display` writes a line for each fold and a summary; the alternate form (`{:#}`) also says why a candidate was not
 /// folded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FoldReport {
     /// The folds, in the order in which they were made.
@@ -22,6 +23,7 @@ pub struct FoldReport {
 
 /// A layer that follows another one closely enough to be folded into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Fold {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
@@ -38,6 +40,7 @@ pub struct Fold {
 
 /// A layer that was not folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct NotFolded {
     /// What would have been folded into what.
@@ -48,8 +51,11 @@ pub struct NotFolded {
 
 /// Why a layer was not folded into the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum FoldReason {
+    /// One of the layers is to stay as it is: the selector leaves it out.
+    Skipped,
     /// Another layer, perhaps inside a branch or a loop, reads what lies between the two.
     ReadElsewhere,
     /// What lies between the two is an output of the model, or what its training reads.
@@ -83,6 +89,7 @@ pub enum FoldReason {
 impl fmt::Display for FoldReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Skipped => "one of them is skipped",
             Self::ReadElsewhere => "another layer reads what lies between them",
             Self::Output => "what lies between them is an output",
             Self::WrittenTwice => "what lies between them is written more than once",

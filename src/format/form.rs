@@ -4,6 +4,7 @@ use std::fmt;
 
 /// How many bits a code has: 1 to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Nbits(u8);
 
 impl Nbits {
@@ -70,6 +71,7 @@ impl fmt::Display for Nbits {
 
 /// In which form a weight is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum StoredForm {
     /// Four bytes a value.
@@ -98,6 +100,7 @@ pub enum StoredForm {
 
 /// In which compressed form a weight of an ML Program is stored. Scales and tables are of the weight's own type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ProgramForm {
     /// float16 values that become float32 when the program is loaded (`constexpr_cast`).

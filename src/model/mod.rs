@@ -1,11 +1,14 @@
 //! A Core ML model: read, looked at, written.
 
 mod decode;
+mod metadata;
 pub(crate) mod package;
+mod platform;
 pub(crate) mod walk;
 pub(crate) mod write;
 
 pub use decode::DecodeOptions;
+pub use metadata::{ClassLabels, Metadata};
 pub use package::Package;
 pub use write::SaveOptions;
 

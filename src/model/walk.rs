@@ -143,6 +143,14 @@ pub(crate) fn change_networks(model: &mut Model, path: &str, change: &mut dyn Fn
     version
 }
 
+/// Visits a model and the members of its pipelines to change them, in the order of [`each_model`].
+pub(crate) fn change_models(model: &mut Model, visit: &mut dyn FnMut(&mut Model)) {
+    visit(model);
+    for member in pipeline_mut(model).into_iter().flat_map(|pipeline| &mut pipeline.models) {
+        change_models(member, visit);
+    }
+}
+
 /// Visits every layer of a model's own network to change it, in the order of [`each_layer`]. `index` is that of the next
 /// layer.
 pub(crate) fn change_layers(
@@ -178,6 +186,13 @@ pub(crate) fn inner_networks(layer: &NeuralNetworkLayer) -> Vec<(&'static str, &
         _ => return Vec::new(),
     };
     networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
+}
+
+/// Number of layers in the networks inside a layer.
+#[cfg(feature = "predict")]
+pub(crate) fn layers_inside(layer: &NeuralNetworkLayer) -> usize {
+    let of = |layer: &NeuralNetworkLayer| 1 + layers_inside(layer);
+    inner_networks(layer).iter().map(|(_, network)| network.layers.iter().map(of).sum::<usize>()).sum()
 }
 
 /// As [`inner_networks`], to be changed.

@@ -13,13 +13,13 @@ use crate::format::form::StoredForm;
 use crate::kernels::kmeans::{Clusters, Strategy};
 use crate::model::Model;
 use crate::network::params;
-use crate::quantize::config::{Mode, QuantConfig};
+use crate::quantize::config::{Biases, Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
-use crate::quantize::prepare;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantize::sites::{Site, plan};
+use crate::quantize::{Prepared, prepare};
 use crate::quantizer::{self, LinearRange, QuantizeContext};
 use crate::weight::distortion;
 use crate::weight::{Buffers, WeightView};
@@ -68,6 +68,10 @@ pub struct Planner {
     selector: Arc<dyn LayerSelector>,
     requantize: bool,
     fold: bool,
+    biases: Biases,
+    #[cfg(feature = "predict")]
+    calibration: Option<Arc<crate::calibrate::Calibration>>,
+    mean_image_as_bias: bool,
 }
 
 impl Planner {
@@ -81,6 +85,10 @@ impl Planner {
             selector: Arc::new(DefaultSelector),
             requantize: false,
             fold: true,
+            biases: Biases::default(),
+            #[cfg(feature = "predict")]
+            calibration: None,
+            mean_image_as_bias: false,
         }
     }
 
@@ -132,6 +140,32 @@ impl Planner {
         self
     }
 
+    /// Which forms biases may take. Default: [`Biases::Float16`]: what they have, or float16; with
+    /// [`Biases::AsWeights`] those of any weight.
+    #[must_use]
+    pub fn with_biases(mut self, biases: Biases) -> Self {
+        self.biases = biases;
+        self
+    }
+
+    /// Weighs the relative error of each weight by what it does to the network's outputs on samples, measured: each
+    /// weight alone in 4 bits. Takes the place of [`with_weighting`](Self::with_weighting), but for weights that the
+    /// samples do not reach.
+    #[cfg(feature = "predict")]
+    #[must_use]
+    pub fn with_calibration(mut self, calibration: crate::calibrate::Calibration) -> Self {
+        self.calibration = Some(Arc::new(calibration));
+        self
+    }
+
+    /// Whether mean images become the weights of bias layers first, see
+    /// [`QuantConfig::with_mean_image_as_bias`]. Default: no.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -141,7 +175,8 @@ impl Planner {
     /// weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
         model.require_network()?;
-        let (model, _) = prepare(model, &self.config(QuantConfig::float16()))?;
+        let config = self.config(QuantConfig::float16());
+        let Prepared { model, unfolded, .. } = prepare(model, &config)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = plan(&model, &keep)?;
         let methods = self.methods();
@@ -149,9 +184,17 @@ impl Planner {
         let mut allowed: Vec<Vec<(Method, StoredForm)>> = sites.iter().map(|_| Vec::new()).collect();
         for method in methods {
             let Some(quantizer) = method.quantizer() else { continue };
-            for (site, allowed) in plan(&model, &self.config(QuantConfig::shared(quantizer)))?.iter().zip(&mut allowed)
-            {
-                if site.outcome == Outcome::Converted {
+            let config = self.config(QuantConfig::shared(Arc::clone(&quantizer)));
+            for (site, allowed) in plan(&model, &config)?.iter().zip(&mut allowed) {
+                // Biases in float16 beside weights in few bits are float16's choice.
+                let own_form = quantizer.stored_form(&site.spec()) == site.after;
+                let method = match site.outcome {
+                    Outcome::Converted if own_form => method,
+                    // A place that takes no codes.
+                    Outcome::Float16Instead => Method::Float16,
+                    _ => continue,
+                };
+                if !allowed.contains(&(method, site.after)) {
                     allowed.push((method, site.after));
                 }
             }
@@ -161,6 +204,7 @@ impl Planner {
 
         let weighting: Vec<f64> =
             sites.iter().map(|site| (self.weighting)(&site.place, site.shape.units as u64)).collect();
+        let weighting = self.measured_weighting(&model, weighting)?;
         let mut groups: Vec<Group> = Vec::new();
         let mut layer = None;
         for ((site, candidates), weighting) in sites.iter().zip(&candidates).zip(&weighting) {
@@ -197,7 +241,36 @@ impl Planner {
                 bytes: form.byte_len(site.shape.units) as u64,
                 relative_error,
             });
-        Ok(Plan { fold: self.fold, weights: weights.collect() })
+        Ok(Plan {
+            mean_image_as_bias: self.mean_image_as_bias,
+            fold: self.fold,
+            unfolded: unfolded.into_iter().collect(),
+            weights: weights.collect(),
+        })
+    }
+
+    /// The weighting by the samples, where there are any; `weighting` of what they do not reach is scaled to it.
+    #[cfg(feature = "predict")]
+    fn measured_weighting(&self, model: &crate::format::proto::Model, weighting: Vec<f64>) -> Result<Vec<f64>, Error> {
+        let Some(calibration) = &self.calibration else { return Ok(weighting) };
+        let sites = plan(model, &self.config(QuantConfig::kmeans_lut(4)?))?;
+        let measured = crate::calibrate::sensitivities(model, &sites, calibration)?;
+        let reached =
+            measured.iter().zip(&weighting).filter_map(|(measured, weighting)| Some(((*measured)?, weighting)));
+        let (sum, other) =
+            reached.fold((0.0, 0.0), |(sum, other), (measured, weighting)| (sum + measured, other + weighting));
+        let unit = if sum > 0.0 && other > 0.0 { other / sum } else { 1.0 };
+        Ok(measured
+            .into_iter()
+            .zip(weighting)
+            .map(|(measured, other)| measured.map_or(other, |measured| measured * unit))
+            .collect())
+    }
+
+    #[cfg(not(feature = "predict"))]
+    #[expect(clippy::unnecessary_wraps, reason = "fails where samples are run")]
+    fn measured_weighting(&self, _: &crate::format::proto::Model, weighting: Vec<f64>) -> Result<Vec<f64>, Error> {
+        Ok(weighting)
     }
 
     /// The methods to choose from.
@@ -217,6 +290,8 @@ impl Planner {
         let selector = Arc::clone(&self.selector);
         config
             .with_fold(self.fold)
+            .with_biases(self.biases)
+            .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_requantize(self.requantize)
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight))
     }

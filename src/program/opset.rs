@@ -66,6 +66,7 @@ impl fmt::Display for Opset {
 /// assert_eq!("iOS18".parse(), Ok(DeploymentTarget::Ios18));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum DeploymentTarget {
     /// Weights of 8 bits, a scale for each channel; tables of 1, 2, 4, 6, 8 bits, one for a weight; sparse weights.

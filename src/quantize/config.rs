@@ -1,10 +1,12 @@
 //! What to quantize, and how: [`QuantConfig`] and the modes.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{ConfigError, Error, QuantizeError};
+use crate::error::{ConfigError, Error, Place, QuantizeError};
 use crate::format::form::Nbits;
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
@@ -109,10 +111,52 @@ impl FromStr for Mode {
     }
 }
 
+/// How vectors are stored that are added or multiplied once a channel: biases, peepholes, what normalization, `scale`
+/// and `bias` layers have. In a mode of 8 bits or fewer; others treat them like any weight.
+///
+/// They are few, and their errors fall on every output: in the bits of the weights they cost more accuracy than all
+/// weights together, in float16 next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Biases {
+    /// In float16 where Core ML takes that beside the layer's other weights and the values fit; else as they are.
+    #[default]
+    Float16,
+    /// In the same mode and bits as the weights, as coremltools does it.
+    AsWeights,
+    /// As they are.
+    Keep,
+}
+
+impl Biases {
+    const ALL: [Self; 3] = [Self::Float16, Self::AsWeights, Self::Keep];
+}
+
+impl fmt::Display for Biases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Float16 => "float16",
+            Self::AsWeights => "as-weights",
+            Self::Keep => "keep",
+        })
+    }
+}
+
+impl FromStr for Biases {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        let found = Self::ALL.into_iter().find(|biases| biases.to_string() == name);
+        found.ok_or_else(|| ConfigError::UnknownBiases { found: name.to_owned() })
+    }
+}
+
 /// How far a job is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Progress {
+pub struct Progress<'a> {
+    /// The weight that was finished last.
+    pub place: &'a Place,
     /// Weights that are done.
     pub weights_done: usize,
     /// Weights there are to quantize.
@@ -138,22 +182,29 @@ pub struct QuantConfig {
     /// The first rule that selects a weight decides, before `choice`.
     pub(crate) rules: Vec<Rule>,
     pub(crate) selector: Arc<dyn LayerSelector>,
-    pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    pub(crate) progress: Option<Arc<Observe>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
+    pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
     pub(crate) fold: bool,
+    pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
     pub(crate) granularity: Option<Granularity>,
     pub(crate) target: Option<DeploymentTarget>,
     pub(crate) weight_threshold: Option<usize>,
+    pub(crate) biases: Biases,
+    pub(crate) chooser: Option<Arc<dyn super::Chooser>>,
 }
 
 /// Weights of programs with so many values or fewer stay as they are, unless the configuration says otherwise.
 const WEIGHT_THRESHOLD: usize = 2048;
 /// The weights that are meant, and what converts them; nothing does if they are to stay.
 type Rule = (Arc<dyn LayerSelector>, Option<Arc<dyn Quantizer>>);
+
+/// What is called after each weight, and may end the job.
+type Observe = dyn Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync;
 
 /// What converts a weight.
 #[derive(Clone, Debug)]
@@ -235,7 +286,8 @@ impl QuantConfig {
     /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
     /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
     pub fn planned(plan: Plan) -> Self {
-        Self { fold: plan.fold, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+        let (fold, mean_image_as_bias) = (plan.fold, plan.mean_image_as_bias);
+        Self { fold, mean_image_as_bias, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
     /// The smallest values of a weight become zero and are not stored, in ML Programs: see [`Prune`].
@@ -268,12 +320,16 @@ impl QuantConfig {
             progress: None,
             requantize: false,
             allow_growth: false,
+            float16_instead: true,
             fallback: None,
             fold: true,
+            mean_image_as_bias: false,
             measure: true,
             granularity: None,
             target: None,
             weight_threshold: None,
+            biases: Biases::default(),
+            chooser: None,
         }
     }
 
@@ -361,8 +417,16 @@ impl QuantConfig {
         self
     }
 
+    /// How biases and the like are stored in a mode of 8 bits or fewer. Default: [`Biases::Float16`]. A plan says it for
+    /// each weight.
+    #[must_use]
+    pub fn with_biases(mut self, biases: Biases) -> Self {
+        self.biases = biases;
+        self
+    }
+
     /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
-    /// modes below 16 bits, as coremltools does.
+    /// modes below 16 bits, as coremltools does. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
         self.fold = fold;
@@ -420,6 +484,14 @@ impl QuantConfig {
         }
     }
 
+    /// Whether weights that Core ML takes in floats only (those of `convolution3d` layers) become float16 when fewer bits
+    /// are asked for, where float16 holds them. Default: yes; else they stay as they are.
+    #[must_use]
+    pub fn with_float16_instead(mut self, float16_instead: bool) -> Self {
+        self.float16_instead = float16_instead;
+        self
+    }
+
     /// Whether a weight with values that its new form cannot hold (NaN, the infinities, numbers beyond float16) stays as it
     /// is, with its [`Reason`] in the report, or is an error. Default: a constant (of a `loadConstant` or `loadConstantND`
     /// layer: the mask of an attention, for example) stays, a weight of another layer is an error.
@@ -436,9 +508,34 @@ impl QuantConfig {
         self
     }
 
-    /// Calls `progress` after each weight, from whichever thread finished it.
+    /// Whether the mean image that a network subtracts from an image becomes the weight of a `bias` layer first: the same
+    /// numbers, which are quantized like those of any layer, exactly where they are few. Only where that changes nothing
+    /// else: [`MeanImageObstacle`](crate::MeanImageObstacle) lists what can be in the way, and the report tells what is.
+    /// Default: mean images stay in the preprocessing, in float32.
     #[must_use]
-    pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
+    /// Calls `progress` after each weight, from whichever thread finished it. [`ControlFlow::Break`] ends the job with
+    /// [`Error::Cancelled`], and nothing is written.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use coreml_quant::QuantConfig;
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let config = QuantConfig::linear(8)?.with_progress(|progress| {
+    ///     println!("{}: {} of {} values", progress.place, progress.values_done, progress.values);
+    ///     ControlFlow::Continue(())
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
     }
@@ -450,6 +547,26 @@ impl QuantConfig {
             Choice::Planned(_) => None,
         };
         self.rules.iter().filter_map(|(_, quantizer)| quantizer.as_ref()).chain(one)
+    }
+
+    /// Whether a plan says how each weight is stored.
+    pub(crate) fn is_planned(&self) -> bool {
+        matches!(self.choice, Choice::Planned(_))
+    }
+
+    /// Whether a weight stays as it is, whatever it could become.
+    pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
+        let keeps =
+            || self.rules.iter().find(|(selector, _)| selector.selects(weight)).is_some_and(|rule| rule.1.is_none());
+        !self.selector.selects(weight) || keeps()
+    }
+
+    /// The layers that the plan does not fold, by their index.
+    pub(crate) fn planned_unfolded(&self) -> BTreeSet<usize> {
+        match &self.choice {
+            Choice::One(_) => BTreeSet::new(),
+            Choice::Planned(plan) => plan.unfolded.iter().copied().collect(),
+        }
     }
 
     /// Whether the weights of a layer stay as they are if their new form cannot hold them.
@@ -465,7 +582,7 @@ impl QuantConfig {
 
     /// What converts the weight with an index, or why it stays.
     pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
-        if !self.selector.selects(weight) {
+        if self.skips(weight) {
             return Err(Reason::NotSelected);
         }
         if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
@@ -512,12 +629,15 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
             .field("fold", &self.fold)
+            .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
             .field("granularity", &self.granularity)
             .field("target", &self.target)
             .field("weight_threshold", &self.weight_threshold)
+            .field("biases", &self.biases)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,13 @@
 
 use std::fmt;
 
+use crate::error::Error;
+use crate::format::form::StoredForm;
+use crate::model::Model;
+use crate::quantize::config::QuantConfig;
 use crate::quantize::method::Method;
+use crate::quantize::prepare;
+use crate::quantize::report::{Outcome, Report, WeightReport};
 use crate::quantize::selector::WeightInfo;
 use crate::weight::distortion;
 
@@ -14,8 +20,15 @@ use crate::weight::distortion;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Plan {
+    /// Whether mean images become the weights of bias layers first.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub mean_image_as_bias: bool,
     /// Whether batchnorm, scale and bias layers are folded first; the weights are those after it.
     pub fold: bool,
+    /// The layers that folding leaves as they are, because the planner's selector skips them: their indices among all
+    /// layers of the model, in its order.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub unfolded: Vec<usize>,
     /// The weights, in the order of the model.
     pub weights: Vec<PlannedWeight>,
 }
@@ -52,6 +65,37 @@ impl PlannedWeight {
 }
 
 impl Plan {
+    /// The plan that does again what a configuration did: `method` tells how the weights that the report calls converted
+    /// are stored, and all others are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoNetwork`] if the model has no neural network.
+    pub fn of_report(
+        model: &Model,
+        config: &QuantConfig,
+        report: &Report,
+        mut method: impl FnMut(&WeightReport) -> Method,
+    ) -> Result<Self, Error> {
+        let unfolded = prepare(model, config)?.unfolded.into_iter().collect();
+        let weights = report.weights.iter().map(|weight| PlannedWeight {
+            network: weight.place.network.to_string(),
+            layer: weight.place.layer.to_string(),
+            field: weight.place.field.to_string(),
+            values: weight.units() as u64,
+            method: match weight.outcome {
+                Outcome::Kept(_) => Method::Keep,
+                // Whatever was asked for: the layer's other weights, or its rules, led to this.
+                _ if weight.after == StoredForm::Float16 => Method::Float16,
+                _ => method(weight),
+            },
+            bytes: weight.bytes_after() as u64,
+            relative_error: weight.distortion.map_or(0.0, |distortion| distortion.relative_error()),
+        });
+        let weights = weights.collect();
+        Ok(Self { mean_image_as_bias: config.mean_image_as_bias, fold: config.fold, unfolded, weights })
+    }
+
     /// Bytes of all weights: codes, scales, biases and tables, as the planner expects them.
     pub fn bytes(&self) -> u64 {
         self.weights.iter().map(|weight| weight.bytes).sum()

@@ -137,6 +137,18 @@ impl<'m> ProgramPlan<'m> {
         Ok(Self { programs, files, sites, opsets })
     }
 
+    /// What would become of each weight, unmeasured.
+    pub(crate) fn preview(self) -> impl Iterator<Item = WeightReport> {
+        self.programs.weights.into_iter().zip(self.sites).map(|(weight, site)| WeightReport {
+            place: weight.place,
+            shape: weight.spec.shape,
+            before: weight.stored,
+            after: site.after,
+            outcome: site.outcome,
+            distortion: None,
+        })
+    }
+
     /// How many weights change, and their values.
     pub(crate) fn changed(&self) -> (usize, u64) {
         let changed = self.programs.weights.iter().zip(&self.sites).filter(|(_, site)| site.prepared.is_some());
@@ -231,6 +243,7 @@ pub(crate) struct ProgramJob<'a, 'm> {
 impl ProgramJob<'_, '_> {
     /// The parameters of the change with an index.
     pub(crate) fn run(&self, index: usize) -> Result<Vec<Bytes>, Error> {
+        self.tally.go_on()?;
         let (number, has_inputs) = match &self.work[index] {
             Work::Raise(parameters) => return Ok(parameters.clone()),
             Work::Convert { weight, has_inputs } => (*weight, *has_inputs),
@@ -244,7 +257,7 @@ impl ProgramJob<'_, '_> {
         if let Some(sums) = sums {
             *self.measured[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(Distortion::of(sums));
         }
-        self.tally.done(weight.spec.len() as u64);
+        self.tally.done(&weight.place, weight.spec.len() as u64)?;
         Ok(parameters)
     }
 

@@ -1,8 +1,9 @@
-//! How far a job is.
+//! How far a job is, and whether the caller has ended it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::config::{Progress, QuantConfig};
+use crate::error::{Error, Place};
 
 /// Counts what is done, and tells it.
 pub(crate) struct Tally<'a> {
@@ -11,21 +12,42 @@ pub(crate) struct Tally<'a> {
     values: u64,
     weights_done: AtomicUsize,
     values_done: AtomicU64,
+    cancelled: AtomicBool,
 }
 
 impl<'a> Tally<'a> {
     /// Of a job with so many weights and values to convert.
     pub(crate) fn new(config: &'a QuantConfig, weights: usize, values: u64) -> Self {
-        Self { config, weights, values, weights_done: AtomicUsize::new(0), values_done: AtomicU64::new(0) }
+        Self {
+            config,
+            weights,
+            values,
+            weights_done: AtomicUsize::new(0),
+            values_done: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+        }
+    }
+
+    /// Fails if the caller has ended the job.
+    pub(crate) fn go_on(&self) -> Result<(), Error> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// One more weight is done, of so many values.
-    pub(crate) fn done(&self, values: u64) {
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the caller ends the job.
+    pub(crate) fn done(&self, place: &Place, units: u64) -> Result<(), Error> {
         let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
-        let values_done = self.values_done.fetch_add(values, Ordering::Relaxed) + values;
+        let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
         if let Some(progress) = &self.config.progress {
-            progress(Progress { weights_done, weights: self.weights, values_done, values: self.values });
+            let (weights, values) = (self.weights, self.values);
+            if progress(Progress { place, weights_done, weights, values_done, values }).is_break() {
+                self.cancelled.store(true, Ordering::Relaxed);
+                return Err(Error::Cancelled);
+            }
         }
+        Ok(())
     }
 }
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::calibration_report::CalibrationReport;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
+use crate::network::mean_image::MeanImage;
 use crate::network::uses::ValueUse;
 use crate::program::DeploymentTarget;
 use crate::weight::distortion::{self, Distortion};
@@ -15,16 +17,23 @@ use crate::weight::distortion::{self, Distortion};
 /// `Display` writes what was folded, an aligned table and a summary line; the alternate form (`{:#}`) also says why other
 /// layers were not folded.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
+    /// The mean images that stay in the preprocessing of the networks, in float32: see
+    /// [`QuantConfig::with_mean_image_as_bias`](crate::QuantConfig::with_mean_image_as_bias).
+    pub mean_images: Vec<MeanImage>,
     /// What was folded before anything was quantized.
     pub folds: FoldReport,
     /// The weights, in the order of the model.
     pub weights: Vec<WeightReport>,
+    /// What calibration found; `None` if there was none.
+    pub calibration: Option<CalibrationReport>,
 }
 
 /// What became of one weight.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct WeightReport {
     /// Which weight.
@@ -44,10 +53,14 @@ pub struct WeightReport {
 
 /// Why a weight is stored as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Outcome {
     /// It was quantized, or dequantized, as asked.
     Converted,
+    /// Codes were asked for where Core ML takes none: it became float16 instead, see
+    /// [`QuantConfig::with_float16_instead`](crate::QuantConfig::with_float16_instead).
+    Float16Instead,
     /// It was not selected, but the float weights of a layer must agree in their type, and others became float16.
     MovedAlong,
     /// It stays as it was.
@@ -56,6 +69,7 @@ pub enum Outcome {
 
 /// Why a weight stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Reason {
     /// The selector left it out.
@@ -133,6 +147,10 @@ pub enum Reason {
     FloatOnly,
     /// The weight of a custom layer or an activation, which nobody but the layer understands.
     LeftAlone,
+    /// A bias or the like, and biases stay as they are ([`Biases::Keep`](crate::Biases::Keep)).
+    BiasKept,
+    /// A bias or the like that would become float16 in a layer whose weights stay float32, which Core ML refuses.
+    Float32Beside,
     /// A value is NaN or infinite, see [`QuantConfig::with_fallback`](crate::QuantConfig::with_fallback).
     NonFinite {
         /// The index of the first one, row-major.
@@ -187,6 +205,8 @@ impl fmt::Display for Reason {
             Self::Float32Only => f.write_str("must be float32"),
             Self::FloatOnly => f.write_str("must be float32 or float16"),
             Self::LeftAlone => f.write_str("the layer's own business"),
+            Self::BiasKept => f.write_str("biases are kept"),
+            Self::Float32Beside => f.write_str("beside float32 weights"),
             Self::NonFinite { index } => write!(f, "value {index} is not finite"),
             Self::BeyondFloat16 { index } => write!(f, "value {index} is beyond float16"),
             Self::BeyondScale { channel } => write!(f, "the range of channel {channel} is beyond a float32 scale"),
@@ -217,6 +237,7 @@ impl WeightReport {
 
 /// Sums over the weights of a [`Report`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Totals {
     /// Number of weights.
@@ -229,6 +250,8 @@ pub struct Totals {
     pub bytes_before: u64,
     /// Bytes they take now.
     pub bytes_after: u64,
+    /// Bytes of the mean images, which are no weights and are not in the sums above.
+    pub mean_image_bytes: u64,
     /// Values that are too small for float16, see [`Distortion::underflows`]; `None` if that was not measured.
     pub underflows: Option<u64>,
 }
@@ -236,7 +259,8 @@ pub struct Totals {
 impl Report {
     /// The sums over all weights.
     pub fn totals(&self) -> Totals {
-        let none = Totals { underflows: Some(0), ..Totals::default() };
+        let mean_image_bytes = self.mean_images.iter().map(|mean| mean.bytes() as u64).sum();
+        let none = Totals { mean_image_bytes, underflows: Some(0), ..Totals::default() };
         self.weights.iter().fold(none, |sum, weight| Totals {
             weights: sum.weights + 1,
             converted: sum.converted + usize::from(!matches!(weight.outcome, Outcome::Kept(_))),
@@ -244,6 +268,7 @@ impl Report {
             bytes_before: sum.bytes_before + weight.bytes_before() as u64,
             bytes_after: sum.bytes_after + weight.bytes_after() as u64,
             underflows: sum.underflows.zip(weight.distortion).map(|(sum, distortion)| sum + distortion.underflows()),
+            mean_image_bytes: sum.mean_image_bytes,
         })
     }
 
@@ -295,6 +320,7 @@ fn relative_error<'r>(mut weights: impl Iterator<Item = &'r WeightReport>) -> Op
 
 /// How far the weights of a layer are from the original ones, see [`Report::worst_layers`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerDistortion {
     /// The layer's network.
@@ -326,6 +352,9 @@ impl fmt::Display for Report {
             .map(|weight| {
                 let mut stored = match weight.outcome {
                     Outcome::Converted => format!("{} -> {}", weight.before, weight.after),
+                    Outcome::Float16Instead => {
+                        format!("{} -> {}, {}", weight.before, weight.after, Reason::FloatOnly)
+                    }
                     Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
                     Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
                 };
@@ -356,6 +385,9 @@ impl fmt::Display for Report {
                 if index + 1 == row.len() { writeln!(f, "{cell}")? } else { write!(f, "{cell:width$}  ")? }
             }
         }
+        for mean_image in &self.mean_images {
+            writeln!(f, "{mean_image}")?;
+        }
         let totals = self.totals();
         write!(
             f,
@@ -365,8 +397,17 @@ impl fmt::Display for Report {
         if totals.bytes_before > 0 {
             write!(f, " ({:.1} %)", 100.0 * totals.bytes_after as f64 / totals.bytes_before as f64)?;
         }
+        if totals.mean_image_bytes > 0 {
+            write!(f, ", and {} bytes of mean images", totals.mean_image_bytes)?;
+        }
         if let Some(sqnr) = self.sqnr_db() {
             write!(f, ", SQNR {}", decibels(sqnr))?;
+        }
+        let undefined = self.weights.iter().filter(|weight| weight.distortion.is_some_and(|d| !d.is_defined()));
+        match undefined.count() {
+            0 => {}
+            1 => write!(f, ": a weight has values that are NaN or infinite")?,
+            count => write!(f, ": {count} weights have values that are NaN or infinite")?,
         }
         if let Some(underflows) = totals.underflows.filter(|&values| values > 0) {
             write!(f, ", {underflows} values too small for float16")?;
@@ -377,5 +418,9 @@ impl fmt::Display for Report {
 
 /// A ratio in decibels, for a table.
 fn decibels(sqnr: f64) -> String {
-    if sqnr == f64::INFINITY { "exact".to_owned() } else { format!("{sqnr:.1} dB") }
+    match sqnr {
+        f64::INFINITY => "exact".to_owned(),
+        _ if sqnr.is_nan() => "undefined".to_owned(),
+        _ => format!("{sqnr:.1} dB"),
+    }
 }

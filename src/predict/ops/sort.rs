@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use super::checks::{Outputs, around, axis, index, length, one, one_or_two, parameter, scalar, tensor, values};
 use super::{Context, uncertain};
 use crate::format::proto::{ArgSortLayerParams, CumSumLayerParams, OneHotLayerParams, TopKLayerParams};
-use crate::predict::tensor::{LayerError, Tensor};
+use crate::predict::tensor::Tensor;
 
 /// An order of all floats: ascending or descending, NaN last, zeros equal.
 fn compare(a: f32, b: f32, descending: bool) -> Ordering {
