@@ -224,6 +224,8 @@ impl WeightParams {
                 Self::payload_len(tag::RAW_VALUE, nbits.packed_len(units))
             }
             StoredForm::Int8 => Self::payload_len(tag::INT8_RAW_VALUE, units),
+            // Weights of networks have none of these.
+            StoredForm::Program(_) => 0,
         }
     }
 

@@ -195,6 +195,7 @@ impl Planner {
     /// [`Error::InvalidWeighting`] for numbers that make no sense. An error that no choice keeps within cannot be asked
     /// for: keeping all weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
+        model.require_network()?;
         self.check_target()?;
         let (Prepared { model, unfolded, .. }, fold) = self.prepared(model)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);

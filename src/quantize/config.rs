@@ -10,11 +10,12 @@ use crate::error::{ConfigError, Error, Place, QuantizeError};
 use crate::format::form::{Nbits, StoredForm};
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
+use crate::program::{DeploymentTarget, Granularity, Pruning};
 use crate::quantize::plan::Plan;
 use crate::quantize::report::Reason;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Quantizer,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Prune, Quantizer,
 };
 use crate::weight::{Blocks, WeightSpec};
 
@@ -192,10 +193,15 @@ pub struct QuantConfig {
     fallback: Option<bool>,
     pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
+    pub(crate) granularity: Option<Granularity>,
+    pub(crate) target: Option<DeploymentTarget>,
+    pub(crate) weight_threshold: Option<usize>,
     pub(crate) biases: Biases,
     pub(crate) chooser: Option<Arc<dyn super::Chooser>>,
 }
 
+/// Weights of programs with so many values or fewer stay as they are, unless the configuration says otherwise.
+const WEIGHT_THRESHOLD: usize = 2048;
 /// The weights that are meant, and what converts them; nothing does if they are to stay.
 type Rule = (Arc<dyn LayerSelector>, Option<Arc<dyn Quantizer>>);
 
@@ -286,6 +292,18 @@ impl QuantConfig {
         Self { fold, mean_image_as_bias, requantize: Some(true), ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
+    /// The smallest values of a weight become zero and are not stored, in ML Programs: see [`Prune`].
+    ///
+    /// ```
+    /// use coreml_quant::{Pruning, QuantConfig};
+    ///
+    /// let config = QuantConfig::prune(Pruning::target_sparsity(0.75)?);
+    /// # Ok::<(), coreml_quant::PruningError>(())
+    /// ```
+    pub fn prune(pruning: Pruning) -> Self {
+        Self::custom(Prune::new(pruning))
+    }
+
     /// A quantizer of the caller's.
     pub fn custom(quantizer: impl Quantizer + 'static) -> Self {
         Self::new(Choice::One(Arc::new(quantizer)))
@@ -309,6 +327,9 @@ impl QuantConfig {
             fallback: None,
             mean_image_as_bias: false,
             measure: true,
+            granularity: None,
+            target: None,
+            weight_threshold: None,
             biases: Biases::default(),
             chooser: None,
         }
@@ -417,6 +438,57 @@ impl QuantConfig {
         self
     }
 
+    /// Which values of a weight share a scale or a table, in ML Programs. Default: for scales, those of an output channel;
+    /// for tables, all.
+    ///
+    /// ```
+    /// use coreml_quant::{Granularity, QuantConfig};
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let blocks = QuantConfig::linear_symmetric(4)?.with_granularity(Granularity::PerBlock(32));
+    /// let groups = QuantConfig::kmeans_lut(4)?.with_granularity(Granularity::PerGroupedChannel(16));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_granularity(mut self, granularity: Granularity) -> Self {
+        self.granularity = Some(granularity);
+        self
+    }
+
+    /// The oldest system that an ML Program has to run on: forms that came later are not used, and weights that would need
+    /// one stay as they are. Default: programs are raised as far as the forms ask for.
+    #[must_use]
+    pub fn with_target(mut self, target: DeploymentTarget) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// Weights of ML Programs with so many values or fewer stay as they are. Default: 2048, as for coremltools.
+    #[must_use]
+    pub fn with_weight_threshold(mut self, values: usize) -> Self {
+        self.weight_threshold = Some(values);
+        self
+    }
+
+    /// The number of values from which on weights of programs change.
+    pub(crate) fn threshold(&self) -> usize {
+        self.weight_threshold.unwrap_or(WEIGHT_THRESHOLD)
+    }
+
+    /// Fails if an option is set that only programs have.
+    pub(crate) fn require_no_program_options(&self) -> Result<(), ConfigError> {
+        let options = [
+            ("granularity", self.granularity.is_some()),
+            ("target", self.target.is_some()),
+            ("weight_threshold", self.weight_threshold.is_some()),
+        ];
+        match options.into_iter().find(|(_, is_set)| *is_set) {
+            Some((option, _)) => Err(ConfigError::ProgramsOnly { option }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether weights that Core ML takes in floats only (those of `convolution3d` layers) become float16 when fewer bits
     /// are asked for, where float16 holds them. Default: yes; else they stay as they are.
     #[must_use]
@@ -473,6 +545,15 @@ impl QuantConfig {
         self
     }
 
+    /// The quantizers of all rules, and the one for all others unless there is a plan.
+    pub(crate) fn quantizers(&self) -> impl Iterator<Item = &Arc<dyn Quantizer>> {
+        let one = match &self.choice {
+            Choice::One(quantizer) => Some(quantizer),
+            Choice::Planned(_) => None,
+        };
+        self.rules.iter().filter_map(|(_, quantizer)| quantizer.as_ref()).chain(one)
+    }
+
     /// Whether a plan says how each weight is stored.
     pub(crate) fn is_planned(&self) -> bool {
         matches!(self.choice, Choice::Planned(_))
@@ -520,6 +601,11 @@ impl QuantConfig {
     pub(crate) fn fallback(&self, layer: &NeuralNetworkLayer) -> bool {
         let is_constant = matches!(layer.layer, Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)));
         self.fallback.unwrap_or(is_constant)
+    }
+
+    /// Whether a weight of a program stays as it is if its new form cannot hold it; infinite ones are masks.
+    pub(crate) fn program_fallback(&self, is_infinite: bool) -> bool {
+        self.fallback.unwrap_or(is_infinite)
     }
 
     /// What converts the weight with an index, or why it stays.
@@ -581,6 +667,9 @@ impl fmt::Debug for QuantConfig {
             .field("fallback", &self.fallback)
             .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
+            .field("granularity", &self.granularity)
+            .field("target", &self.target)
+            .field("weight_threshold", &self.weight_threshold)
             .field("biases", &self.biases)
             .finish_non_exhaustive()
     }

@@ -89,7 +89,6 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
     if let Some(error) = failure {
         return Err(error);
     }
-    config.check_planned_count(sites.len())?;
     Ok(sites)
 }
 
@@ -185,6 +184,9 @@ fn beyond_float16(params: &WeightParams) -> Option<usize> {
 /// The form the quantizer wants for a weight, if Core ML reads it.
 fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredForm, WeightError> {
     let form = quantizer.stored_form(weight);
+    if matches!(form, StoredForm::Program(_)) {
+        return Err(WeightError::NotAllowed { form });
+    }
     if let StoredForm::Linear { scales, biases, .. } = form
         && (!(scales == 1 || scales == weight.blocks.count()) || !(biases == 0 || biases == scales))
     {

@@ -10,6 +10,8 @@ use crate::error::{ConfigError, QuantizeError};
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::least_squares;
 use crate::kernels::linear::{self, Scheme, Settings};
+use crate::program::Recipe;
+use crate::program::recipe::Kind;
 use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// How the range of a channel, and with it the scale and bias, is found.
@@ -84,6 +86,10 @@ impl Quantizer for Linear {
 
     fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
         store(weight, self.nbits, self.range, Scheme::Linear, context)
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::linear(self.nbits.get(), false, self.range == LinearRange::LeastSquares)))
     }
 }
 
@@ -182,6 +188,10 @@ impl Quantizer for LinearSymmetric {
 
     fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
         store(weight, self.nbits.into(), self.range, Scheme::Symmetric, context)
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::linear(self.nbits.get(), true, self.range == LinearRange::LeastSquares)))
     }
 }
 
