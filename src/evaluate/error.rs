@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::search::Goal;
 use crate::predict::PredictError;
 
 /// One of the two models that are compared.
@@ -86,7 +87,9 @@ pub enum EvaluateError {
         inputs: String,
     },
     /// The models do not compute the same.
-    #[error("on the sample {sample}, the output \"{name}\" is {original} in the original, and {other} in the other model")]
+    #[error(
+        "on the sample {sample}, the output \"{name}\" is {original} in the original, and {other} in the other model"
+    )]
     DifferentOutputs {
         /// The sample's name.
         sample: String,
@@ -96,6 +99,22 @@ pub enum EvaluateError {
         original: String,
         /// What it is in the other model.
         other: String,
+    },
+    /// No model reaches the goal.
+    #[error("no model reaches {goal}: the best has {best:.4}")]
+    Unreachable {
+        /// The goal.
+        goal: Goal,
+        /// The best that was found, in the goal's unit.
+        best: f64,
+    },
+    /// The goal is about something that these outputs or samples do not have.
+    #[error("{goal} cannot be measured: it needs {needs}")]
+    Unmeasurable {
+        /// The goal.
+        goal: Goal,
+        /// What is missing.
+        needs: &'static str,
     },
     /// A model cannot be quantized.
     #[error(transparent)]

@@ -1,7 +1,8 @@
 //! What quantizing does to a network, measured on samples.
 //!
 //! [`compare_outputs`] holds two models of one network against each other: their outputs, and where in the network the
-//! difference arises. [`Samples`] are what they are run on: pictures, arrays, lines of JSON, or drawn.
+//! difference arises. [`sensitivity`] tells what each weight can bear, and [`search`] finds the smallest model that is good
+//! enough. [`Samples`] are what they are run on: pictures, arrays, lines of JSON, or drawn.
 //!
 //! ```
 //! use coreml_quant::evaluate::{CompareOptions, Samples, compare_outputs};
@@ -23,6 +24,8 @@ mod layers;
 mod outputs;
 mod report;
 mod samples;
+mod search;
+mod sensitivity;
 mod statistics;
 
 pub use error::{EvaluateError, Which};
@@ -31,4 +34,6 @@ pub use report::{ClassComparison, Flip, LayerComparison, OutputComparison, Outpu
 #[cfg(feature = "images")]
 pub use samples::Fit;
 pub use samples::{Sample, Samples};
+pub use search::{Candidate, Found, Goal, SearchOptions, SearchReport, search};
+pub use sensitivity::{Damage, Sensitivity, SensitivityOptions, WeightSensitivity, sensitivity};
 pub use statistics::{Difference, Proportion};

@@ -190,9 +190,8 @@ impl Original {
         sample: &Sample,
         options: &CompareOptions,
     ) -> Result<RanSample, EvaluateError> {
-        let fail = |which| {
-            move |source: PredictError| EvaluateError::Predict { which, sample: sample.name.clone(), source }
-        };
+        let fail =
+            |which| move |source: PredictError| EvaluateError::Predict { which, sample: sample.name.clone(), source };
         let (expected, found, layers) = if options.per_layer {
             let mut blobs = layers::Blobs::default();
             let expected = original.observe(&sample.features, &mut |ran| {
@@ -239,8 +238,9 @@ impl Original {
             classes: Some(RanClasses::of_scores(&labels, &expected, &found, options.k)),
         };
         let values = |expected: f64, found: f64| RanOutput { sums: Some(Sums::of([expected], [found])), classes: None };
-        let labels = |expected: String, found: String| {
-            RanOutput { sums: None, classes: Some(RanClasses { chosen: [expected, found], among_best: None, divergence: None }) }
+        let labels = |expected: String, found: String| RanOutput {
+            sums: None,
+            classes: Some(RanClasses { chosen: [expected, found], among_best: None, divergence: None }),
         };
         Ok(match (expected, found) {
             (Value::Array(expected), Value::Array(found)) if expected.shape() == found.shape() => {
@@ -292,7 +292,9 @@ const LEAST_PROBABILITY: f64 = 1e-12;
 
 impl RanClasses {
     fn of_scores(labels: &[String], expected: &[f64], found: &[f64], k: usize) -> Self {
-        let best = |scores: &[f64]| (1..scores.len()).fold(0, |best, next| if scores[next] > scores[best] { next } else { best });
+        let best = |scores: &[f64]| {
+            (1..scores.len()).fold(0, |best, next| if scores[next] > scores[best] { next } else { best })
+        };
         let (right, chosen) = (best(expected), best(found));
         // Equal scores count for the class: its place is the best that it can be given.
         let better = found.iter().filter(|score| found.get(right).is_some_and(|own| *score > own)).count();
@@ -301,7 +303,9 @@ impl RanClasses {
             chosen: [label(right), label(chosen)],
             among_best: Some(better < k),
             divergence: (are_probabilities(expected) && are_probabilities(found)).then(|| {
-                let term = |(p, q): (&f64, &f64)| p.max(LEAST_PROBABILITY) * (p.max(LEAST_PROBABILITY) / q.max(LEAST_PROBABILITY)).ln();
+                let term = |(p, q): (&f64, &f64)| {
+                    p.max(LEAST_PROBABILITY) * (p.max(LEAST_PROBABILITY) / q.max(LEAST_PROBABILITY)).ln()
+                };
                 expected.iter().zip(found).map(term).sum()
             }),
         }

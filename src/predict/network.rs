@@ -188,6 +188,11 @@ impl Network {
         &self.steps
     }
 
+    /// The names of the outputs, in the order in which they were asked for.
+    pub(crate) fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|&id| &*self.blobs[id])
+    }
+
     /// The number of a blob.
     pub(crate) fn blob(&self, name: &str) -> Option<BlobId> {
         self.ids.get(name).copied()

@@ -234,11 +234,7 @@ impl Predictor {
     }
 
     /// As [`predict_with`](Self::predict_with), with all that is known of the layers.
-    pub(crate) fn observe(
-        &self,
-        features: &Features,
-        observer: &mut Observer<'_>,
-    ) -> Result<Features, PredictError> {
+    pub(crate) fn observe(&self, features: &Features, observer: &mut Observer<'_>) -> Result<Features, PredictError> {
         let known = self.root.inputs();
         for (name, _) in features.iter() {
             if !known.iter().any(|input| input.name == name) {

@@ -39,7 +39,9 @@ impl Images {
         for path in entries(folder)? {
             if path.is_dir() {
                 let label = path.file_name().map(|name| name.to_string_lossy().into_owned());
-                files.extend(entries(&path)?.into_iter().filter(|path| is_image(path)).map(|path| (path, label.clone())));
+                files.extend(
+                    entries(&path)?.into_iter().filter(|path| is_image(path)).map(|path| (path, label.clone())),
+                );
             } else if is_image(&path) {
                 files.push((path, None));
             }

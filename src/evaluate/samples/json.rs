@@ -35,7 +35,9 @@ impl Lines {
         let mut sample = Sample::new(format!("line {number}"), Features::new());
         for (name, json) in object {
             match self.inputs.iter().find(|input| input.name == name) {
-                Some(input) => sample.features.insert(name.clone(), value(input, json).map_err(|what| format!("\"{name}\": {what}"))?),
+                Some(input) => sample
+                    .features
+                    .insert(name.clone(), value(input, json).map_err(|what| format!("\"{name}\": {what}"))?),
                 None if name == "label" => sample.label = Some(text(&json).ok_or("\"label\" is no string or number")?),
                 None if name == "name" => sample.name = text(&json).ok_or("\"name\" is no string or number")?,
                 None => return Err(format!("\"{name}\" is no input; the inputs are {}", described(&self.inputs))),

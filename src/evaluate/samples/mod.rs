@@ -147,10 +147,7 @@ impl Samples {
     /// # Errors
     ///
     /// [`EvaluateError::Labels`] if there are more or fewer than samples.
-    pub fn with_labels(
-        mut self,
-        labels: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Result<Self, EvaluateError> {
+    pub fn with_labels(mut self, labels: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, EvaluateError> {
         let labels: Arc<[String]> = labels.into_iter().map(Into::into).collect();
         if labels.len() != self.len() {
             return Err(EvaluateError::Labels { labels: labels.len(), samples: self.len() });

@@ -35,10 +35,7 @@ fn one<T: ReadableElement>(path: &Path) -> Result<ArrayD<T>, ReadNpyError> {
     read_npy(path)
 }
 
-fn of_many<T: ReadableElement>(
-    file: &mut NpzReader<impl Read + Seek>,
-    name: &str,
-) -> Result<ArrayD<T>, ReadNpzError> {
+fn of_many<T: ReadableElement>(file: &mut NpzReader<impl Read + Seek>, name: &str) -> Result<ArrayD<T>, ReadNpzError> {
     file.by_name::<OwnedRepr<T>, IxDyn>(name)
 }
 

@@ -31,12 +31,7 @@ enum Draw {
 }
 
 impl Synthetic {
-    pub(super) fn new(
-        model: &Model,
-        inputs: Vec<FeatureInfo>,
-        count: usize,
-        seed: u64,
-    ) -> Result<Self, EvaluateError> {
+    pub(super) fn new(model: &Model, inputs: Vec<FeatureInfo>, count: usize, seed: u64) -> Result<Self, EvaluateError> {
         let mut layers = Vec::new();
         let mut exact = true;
         walk::each_model(model.proto(), walk::ROOT, &mut |_, model| {
@@ -47,10 +42,7 @@ impl Synthetic {
         });
         let is_sequence = |layer: &&NeuralNetworkLayer| {
             use Layer::{BiDirectionalLstm, Gru, SimpleRecurrent, UniDirectionalLstm};
-            matches!(
-                layer.layer,
-                Some(SimpleRecurrent(_) | Gru(_) | UniDirectionalLstm(_) | BiDirectionalLstm(_))
-            )
+            matches!(layer.layer, Some(SimpleRecurrent(_) | Gru(_) | UniDirectionalLstm(_) | BiDirectionalLstm(_)))
         };
         let sequences = !exact && layers.iter().any(is_sequence);
         let draw = |input: &FeatureInfo| -> Result<Draw, EvaluateError> {

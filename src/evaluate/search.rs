@@ -1,0 +1,361 @@
+//! The smallest model that is good enough on samples, or the best one within a size.
+//!
+//! What each weight can bear is measured first; plans by that, for fewer and fewer bits a value, are carried out and
+//! evaluated as whole models, and the last step between enough and too few is halved. Uniform modes are evaluated beside
+//! them. Whatever is the smallest model that reaches the goal is taken.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::error::EvaluateError;
+use super::outputs::{CompareOptions, EvaluateProgress, Original, Progress};
+use super::report::OutputReport;
+use super::samples::Samples;
+use super::sensitivity::{Sensitivity, SensitivityOptions, sensitivity};
+use super::statistics::{Decibels, Proportion};
+use crate::model::Model;
+use crate::planner::{Planner, Target};
+use crate::quantize::config::{Mode, QuantConfig};
+use crate::quantize::plan::Plan;
+use crate::quantize::quantize_weights;
+
+/// What a model must keep on the samples, or how large it may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum Goal {
+    /// The share of samples on which it chooses the original's class: 0.99 for 99 %.
+    Agreement(f64),
+    /// The share of samples with a label that it gets right.
+    Accuracy(f64),
+    /// The signal-to-noise ratio of its outputs in decibels, of the worst output.
+    OutputSnr(f64),
+    /// Bytes of its file at most; the signal-to-noise ratio of its outputs is to be as large as can be.
+    MaxBytes(u64),
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agreement(share) => write!(f, "an agreement of {:.2} %", 100.0 * share),
+            Self::Accuracy(share) => write!(f, "an accuracy of {:.2} %", 100.0 * share),
+            Self::OutputSnr(snr) => write!(f, "an SNR of {snr} dB"),
+            Self::MaxBytes(bytes) => write!(f, "at most {bytes} bytes"),
+        }
+    }
+}
+
+/// How a model is looked for.
+#[derive(Clone)]
+pub struct SearchOptions {
+    modes: Vec<Mode>,
+    halvings: u32,
+    compare: CompareOptions,
+    sensitivity: SensitivityOptions,
+    progress: Option<Arc<Progress>>,
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        Self {
+            modes: vec![Mode::Float16, Mode::Linear, Mode::KmeansLut],
+            halvings: 5,
+            compare: CompareOptions::new().with_worst(0),
+            sensitivity: SensitivityOptions::new(),
+            progress: None,
+        }
+    }
+}
+
+impl fmt::Debug for SearchOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SearchOptions")
+            .field("modes", &self.modes)
+            .field("halvings", &self.halvings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SearchOptions {
+    /// Plans of float16, linear and k-means weights, and these modes by themselves.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The modes that plans choose from, and that are evaluated by themselves. Default: float16, linear and kmeans_lut.
+    #[must_use]
+    pub fn with_modes(mut self, modes: impl IntoIterator<Item = Mode>) -> Self {
+        self.modes = modes.into_iter().collect();
+        self
+    }
+
+    /// How often the step between enough and too few bits is halved. Default: 5, which ends within 0.03 bits a value.
+    #[must_use]
+    pub fn with_halvings(mut self, halvings: u32) -> Self {
+        self.halvings = halvings;
+        self
+    }
+
+    /// How models are compared with the original.
+    #[must_use]
+    pub fn with_compare(mut self, options: CompareOptions) -> Self {
+        self.compare = options;
+        self
+    }
+
+    /// How sensitivities are measured.
+    #[must_use]
+    pub fn with_sensitivity(mut self, options: SensitivityOptions) -> Self {
+        self.sensitivity = options;
+        self
+    }
+
+    /// Calls `progress` after each model; how many there will be is an estimate. [`ControlFlow::Break`] ends the job with
+    /// [`EvaluateError::Stopped`].
+    #[must_use]
+    pub fn with_progress(
+        mut self,
+        progress: impl Fn(EvaluateProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+}
+
+/// The model that was found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Found {
+    /// The model.
+    pub model: Model,
+    /// How its weights are stored; `None` if it is a uniform mode's.
+    pub plan: Option<Plan>,
+    /// What was tried on the way.
+    pub report: SearchReport,
+}
+
+/// All models that were tried.
+///
+/// `Display` writes a table by size; what no other model beats at its size or below is marked with `*`, the chosen one
+/// with `>`.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct SearchReport {
+    /// What was asked for.
+    pub goal: Goal,
+    /// The number of samples.
+    pub samples: usize,
+    /// Whether the samples were drawn, not given.
+    pub synthetic: bool,
+    /// Bytes of the original's file.
+    pub original_bytes: u64,
+    /// The models, smallest first.
+    pub candidates: Vec<Candidate>,
+    /// The place of the chosen one among them.
+    pub chosen: usize,
+    /// What each weight can bear.
+    pub sensitivity: Sensitivity,
+}
+
+/// One model that was tried.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Candidate {
+    /// A mode and its bits, or a plan's bits a value.
+    pub name: String,
+    /// Whether it was planned.
+    pub planned: bool,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// The signal-to-noise ratio of its worst output, in decibels.
+    pub snr_db: f64,
+    /// See [`OutputReport::agreement`].
+    pub agreement: Option<Proportion>,
+    /// See [`OutputReport::accuracy`].
+    pub accuracy: Option<Proportion>,
+    /// Whether it reaches the goal.
+    pub reaches: bool,
+    /// Whether no other one is better in what the goal asks for at its size or below.
+    pub on_frontier: bool,
+}
+
+impl fmt::Display for SearchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.candidates.iter().map(|candidate| candidate.name.chars().count()).max().unwrap_or_default();
+        let share = |proportion: Option<Proportion>| {
+            proportion.map_or_else(|| "-".to_owned(), |proportion| format!("{:.1} %", 100.0 * proportion.share))
+        };
+        writeln!(f, "  {:names$}  {:>10}  {:>9}  {:>9}  {:>9}", "model", "bytes", "SNR", "agreement", "accuracy")?;
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let mark = match (index == self.chosen, candidate.on_frontier) {
+                (true, _) => '>',
+                (_, true) => '*',
+                _ => ' ',
+            };
+            let Candidate { name, bytes, snr_db, agreement, accuracy, .. } = candidate;
+            let (agreement, accuracy) = (share(*agreement), share(*accuracy));
+            writeln!(f, "{mark} {name:names$}  {bytes:>10}  {:>9}  {agreement:>9}  {accuracy:>9}", Decibels(*snr_db))?;
+        }
+        let drawn = if self.synthetic { " synthetic" } else { "" };
+        write!(f, "chosen for {}, on {}{drawn} samples", self.goal, self.samples)
+    }
+}
+
+/// Bits a value that are planned for at first.
+const BITS: [f64; 9] = [8.0, 6.0, 5.0, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5];
+
+/// Looks for the smallest model that reaches a goal, or the best one of a size. The result does not depend on the number
+/// of threads. Samples that were planned on flatter the result a little: evaluate it on others.
+///
+/// # Errors
+///
+/// [`EvaluateError::Unreachable`] if no model reaches the goal; as [`sensitivity`] and
+/// [`compare_outputs`](super::compare_outputs).
+pub fn search(model: &Model, samples: &Samples, goal: Goal, options: &SearchOptions) -> Result<Found, EvaluateError> {
+    let original = Original::new(model, samples, &options.compare)?;
+    let sensitivity = sensitivity(model, samples, &options.sensitivity)?;
+    let mut search = Search { model, samples, goal, options, original, tried: Vec::new() };
+    for mode in &options.modes {
+        let bits: Vec<Option<u32>> =
+            if mode.nbits().is_empty() { vec![None] } else { mode.nbits().map(Some).collect() };
+        for bits in bits {
+            // Modes that need a function or a table of the caller's cannot be tried.
+            let Ok(config) = QuantConfig::from_mode(*mode, bits) else { continue };
+            let name = bits.map_or_else(|| mode.to_string(), |bits| format!("{mode}:{bits}"));
+            search.try_config(name, &config, None)?;
+        }
+    }
+    if let Goal::MaxBytes(bytes) = goal {
+        let planner = || Planner::new(Target::Bytes(bytes)).with_modes(options.modes.iter().copied());
+        let plan = planner().with_sensitivity(&sensitivity).plan(model)?;
+        search.try_config("plan by sensitivity".to_owned(), &QuantConfig::planned(plan.clone()), Some(plan))?;
+        let plan = planner().plan(model)?;
+        search.try_config("plan by weight error".to_owned(), &QuantConfig::planned(plan.clone()), Some(plan))?;
+    } else {
+        let mut enough = f64::INFINITY;
+        let mut too_few = 0.0;
+        for bits in BITS {
+            match search.try_bits(bits, &sensitivity)? {
+                Some(true) => enough = bits,
+                Some(false) => {
+                    too_few = bits;
+                    break;
+                }
+                None => break,
+            }
+        }
+        for _ in 0..options.halvings {
+            let middle = if enough.is_finite() { f64::midpoint(enough, too_few) } else { break };
+            if search.try_bits(middle, &sensitivity)?.unwrap_or(false) { enough = middle } else { too_few = middle }
+        }
+    }
+    search.finish(sensitivity)
+}
+
+struct Search<'s> {
+    model: &'s Model,
+    samples: &'s Samples,
+    goal: Goal,
+    options: &'s SearchOptions,
+    original: Original,
+    tried: Vec<(Candidate, Model, Option<Plan>)>,
+}
+
+impl Search<'_> {
+    /// Whether a plan of so many bits a value is enough; `None` if there is none.
+    fn try_bits(&mut self, bits: f64, sensitivity: &Sensitivity) -> Result<Option<bool>, EvaluateError> {
+        let planner = Planner::new(Target::AverageBits(bits)).with_modes(self.options.modes.iter().copied());
+        match planner.with_sensitivity(sensitivity).plan(self.model) {
+            Ok(plan) => {
+                let config = QuantConfig::planned(plan.clone());
+                self.try_config(format!("plan of {bits:.2} bits"), &config, Some(plan)).map(Some)
+            }
+            Err(crate::Error::TargetTooSmall { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a model is enough.
+    fn try_config(&mut self, name: String, config: &QuantConfig, plan: Option<Plan>) -> Result<bool, EvaluateError> {
+        let quantized = quantize_weights(self.model, config)?.model;
+        let report = self.original.compare(&quantized, self.samples, &self.options.compare)?;
+        let bytes = quantized.proto().encoded_len() as u64;
+        let reaches = self.reaches(&report, bytes)?;
+        let candidate = Candidate {
+            name,
+            planned: plan.is_some(),
+            bytes,
+            snr_db: report.snr_db(),
+            agreement: report.agreement(),
+            accuracy: report.accuracy(),
+            reaches,
+            on_frontier: false,
+        };
+        self.tried.push((candidate, quantized, plan));
+        if let Some(progress) = &self.options.progress {
+            let done = self.tried.len();
+            let uniform: usize = self.options.modes.iter().map(|mode| mode.nbits().count().max(1)).sum();
+            let total = uniform + BITS.len() + self.options.halvings as usize;
+            if progress(EvaluateProgress { done, total: total.max(done) }).is_break() {
+                return Err(EvaluateError::Stopped);
+            }
+        }
+        Ok(reaches)
+    }
+
+    fn reaches(&self, report: &OutputReport, bytes: u64) -> Result<bool, EvaluateError> {
+        let share = |proportion: Option<Proportion>, needs: &'static str| {
+            proportion.map(|proportion| proportion.share).ok_or(EvaluateError::Unmeasurable { goal: self.goal, needs })
+        };
+        Ok(match self.goal {
+            Goal::Agreement(least) => share(report.agreement(), "an output of classes")? >= least,
+            Goal::Accuracy(least) => share(report.accuracy(), "an output of classes and samples with labels")? >= least,
+            Goal::OutputSnr(least) => report.snr_db() >= least,
+            Goal::MaxBytes(most) => bytes <= most,
+        })
+    }
+
+    /// What the goal asks for, more is better.
+    fn quality(&self, candidate: &Candidate) -> f64 {
+        let share = |proportion: Option<Proportion>| proportion.map_or(0.0, |proportion| proportion.share);
+        match self.goal {
+            Goal::Agreement(_) => share(candidate.agreement),
+            Goal::Accuracy(_) => share(candidate.accuracy),
+            Goal::OutputSnr(_) | Goal::MaxBytes(_) => candidate.snr_db,
+        }
+    }
+
+    fn finish(mut self, sensitivity: Sensitivity) -> Result<Found, EvaluateError> {
+        let mut tried = std::mem::take(&mut self.tried);
+        tried.sort_by(|(a, ..), (b, ..)| {
+            a.bytes.cmp(&b.bytes).then(self.quality(b).total_cmp(&self.quality(a))).then_with(|| a.name.cmp(&b.name))
+        });
+        let mut best = f64::NEG_INFINITY;
+        for (candidate, ..) in &mut tried {
+            candidate.on_frontier = self.quality(candidate) > best;
+            best = best.max(self.quality(candidate));
+        }
+        let reaching = || tried.iter().enumerate().filter(|(_, (candidate, ..))| candidate.reaches);
+        let chosen = match self.goal {
+            Goal::MaxBytes(_) => reaching().filter(|(_, (candidate, ..))| candidate.on_frontier).next_back(),
+            _ => reaching().next(),
+        };
+        let Some((chosen, _)) = chosen else { return Err(EvaluateError::Unreachable { goal: self.goal, best }) };
+        let (model, plan) = (tried[chosen].1.clone(), tried[chosen].2.clone());
+        let report = SearchReport {
+            goal: self.goal,
+            samples: self.samples.len(),
+            synthetic: self.samples.is_synthetic(),
+            original_bytes: self.model.proto().encoded_len() as u64,
+            candidates: tried.into_iter().map(|(candidate, ..)| candidate).collect(),
+            chosen,
+            sensitivity,
+        };
+        Ok(Found { model, plan, report })
+    }
+}
