@@ -1,4 +1,7 @@
 //! What can go wrong, and where.
+//!
+//! One convention holds for all errors of the crate: `Display` tells everything, the cause included, and `source` returns
+//! nothing that was told already. Whoever prints a chain of errors reads each fact once; the cause is a public field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,19 +10,19 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::format::form::StoredForm;
+use crate::format::form::{Nbits, StoredForm};
 
 /// Why an operation failed. Nothing was changed or written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The input is something else than a `.mlmodel` file.
     #[error("{path}: {what}", path = path.display())]
@@ -39,12 +42,26 @@ pub enum Error {
         kind: &'static str,
     },
     /// One weight could not be read or quantized.
-    #[error("{place}: {source}")]
+    #[error("{place}: {cause}")]
     Weight {
         /// The weight.
         place: Box<Place>,
         /// What is wrong with it.
-        source: WeightError,
+        cause: WeightError,
+    },
+    /// A layer has no such weight.
+    #[error("layer {index} of the model has no weight \"{field}\"")]
+    NoWeight {
+        /// The layer's index among all layers of the model.
+        index: usize,
+        /// The field's name.
+        field: String,
+    },
+    /// Some weights have values that their new form cannot hold: NaN or an infinity, or a number beyond its range.
+    #[error("{}", Refusals(refused))]
+    Unrepresentable {
+        /// All such weights, in the order of the model; at least one.
+        refused: Vec<Refused>,
     },
     /// A weight does not take as many bytes as were left for it in the file. It is a fault of this crate's, and nothing was
     /// written.
@@ -125,7 +142,7 @@ pub enum NotAModel {
     },
     /// The structure is that of a model, but one of the values in it is damaged.
     #[error("the file is damaged or no .mlmodel: {0}")]
-    Malformed(#[source] prost::DecodeError),
+    Malformed(prost::DecodeError),
     /// A field that is not known: a newer Core ML may have written it. Saving the model would lose it; see
     /// [`DecodeOptions::allow_unknown_fields`](crate::DecodeOptions::allow_unknown_fields).
     #[error("field {number} of message {message}{} is not known, and would be lost", In(path))]
@@ -168,6 +185,18 @@ pub enum NotAModel {
         /// The version the file states.
         version: i32,
     },
+}
+
+/// A weight with values that its new form cannot hold, see [`Error::Unrepresentable`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The weight.
+    pub place: Place,
+    /// The form it was to get.
+    pub form: StoredForm,
+    /// The first value that is in the way.
+    pub cause: QuantizeError,
 }
 
 /// Which weight of a model.
@@ -385,6 +414,12 @@ pub enum ConfigError {
         /// What was asked for.
         found: u32,
     },
+    /// No codes have this number of bits.
+    #[error("codes have 1 to 8 bits, not {found}")]
+    Nbits {
+        /// What was asked for.
+        found: u32,
+    },
     /// The mode needs a number of bits.
     #[error("{mode} needs a number of bits, {allowed}")]
     NoBits {
@@ -424,6 +459,46 @@ pub enum ConfigError {
         /// The types there are.
         known: &'static [&'static str],
     },
+}
+
+impl TryFrom<u32> for Nbits {
+    type Error = ConfigError;
+
+    /// # Errors
+    ///
+    /// [`ConfigError::Nbits`] outside 1 to 8.
+    fn try_from(nbits: u32) -> Result<Self, ConfigError> {
+        Self::new(nbits).ok_or(ConfigError::Nbits { found: nbits })
+    }
+}
+
+/// What cannot be stored, and what can be done about it.
+struct Refusals<'a>(&'a [Refused]);
+
+impl fmt::Display for Refusals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [Refused { place, form, cause }] = self.0 {
+            write!(f, "{place} cannot be stored as {form}: {cause}")?;
+        } else {
+            write!(f, "{} weights have values that their new form cannot hold:", self.0.len())?;
+            for Refused { place, form, cause } in self.0 {
+                write!(f, "\n  {place}, {form}: {cause}")?;
+            }
+            f.write_str("\n")?;
+        }
+        let overflows = self.0.iter().any(|refused| matches!(refused.cause, QuantizeError::Float16Range { .. }));
+        f.write_str(match (overflows, self.0.len()) {
+            (true, 1) => {
+                "; folding batchnorm, scale and bias layers first may bring it into range (with_fold), else it "
+            }
+            (true, _) => {
+                "folding batchnorm, scale and bias layers first may bring them into range (with_fold), else they "
+            }
+            (false, 1) => "; it ",
+            (false, _) => "they ",
+        })?;
+        f.write_str("can be kept as before (with_fallback) or left out (with_selector)")
+    }
 }
 
 /// Allowed counts in words.

@@ -37,18 +37,21 @@ mod quantize;
 mod quantizer;
 mod weight;
 
-pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, ShapeError, WeightError};
+pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
 pub use model::{DecodeOptions, Model, SaveOptions};
+pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use quantize::config::{Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
-pub use quantize::selector::{AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, WeightInfo};
+pub use quantize::selector::{
+    AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, Not, Pattern, WeightInfo,
+};
 pub use quantize::{Quantized, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, QuantizeContext,

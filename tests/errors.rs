@@ -15,7 +15,7 @@ use coreml_quant::proto::{
 };
 use coreml_quant::{
     AdvancedSelector, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Payload, Place, QuantConfig,
-    QuantizeContext, QuantizeError, Quantizer, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
+    QuantizeContext, QuantizeError, Quantizer, Refused, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
     WeightSpec, WeightView, quantize_to_file, quantize_weights,
 };
 
@@ -47,7 +47,7 @@ fn files_that_are_not_there() {
     let path = folder.path().join("missing.mlmodel");
     assert_matches!(
         Model::open(&path),
-        Err(Error::Io { path: named, source }) if named == path && source.kind() == std::io::ErrorKind::NotFound
+        Err(Error::Io { path: named, cause }) if named == path && cause.kind() == std::io::ErrorKind::NotFound
     );
     let path = folder.path().join("missing/digits.mlmodel");
     assert_matches!(digits().save(&path), Err(Error::Io { .. }));
@@ -150,11 +150,21 @@ fn fail_with(layer: NeuralNetworkLayer, config: &QuantConfig) -> (Place, WeightE
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "an error must leave nothing behind");
 
     match (quantize_weights(&model, config), to_file) {
-        (Err(Error::Weight { place, source }), Err(Error::Weight { place: place_to_file, source: source_to_file })) => {
+        (
+            Err(Error::Weight { place, cause: source }),
+            Err(Error::Weight { place: place_to_file, cause: source_to_file }),
+        ) => {
             assert_eq!(&*place.network, "model/pipeline[1]/cond/elseBranch");
             assert_eq!(place, place_to_file);
             assert_eq!(format!("{source:?}"), format!("{source_to_file:?}"));
             (*place, source)
+        }
+        (Err(Error::Unrepresentable { mut refused }), Err(Error::Unrepresentable { refused: refused_to_file })) => {
+            assert_eq!(format!("{refused:?}"), format!("{refused_to_file:?}"));
+            assert_eq!(refused.len(), 1);
+            let Refused { place, cause: source, .. } = refused.remove(0);
+            assert_eq!(&*place.network, "model/pipeline[1]/cond/elseBranch");
+            (place, WeightError::Quantize(source))
         }
         other => panic!("{other:?}"),
     }
@@ -514,6 +524,49 @@ fn payloads_of_the_caller() {
     assert!(fs::read(&path).unwrap() == before);
 }
 
+// Chains.
+
+/// What an error says is said once, however much of its chain is printed.
+fn assert_says_it_once(error: &dyn std::error::Error) {
+    let said = error.to_string();
+    assert!(!said.is_empty());
+    let mut next = error.source();
+    while let Some(source) = next {
+        assert!(!said.contains(&source.to_string()), "{said:?} repeats {source}");
+        next = source.source();
+    }
+}
+
+#[test]
+fn chains_do_not_repeat_themselves() {
+    let io = std::io::Error::other("the disk is full");
+    let weight = || WeightError::Quantize(QuantizeError::Other("no table today".into()));
+    let place = Box::new(fail_with(matrix(None), &QuantConfig::dequantize()).0);
+    let damaged = Model::from_bytes(vec![0x08, 0x80, 0x80]).unwrap_err();
+    let malformed = Model::from_bytes(b"\x08\x04\x12\x04\xa2\x06\x01\xff".to_vec()).unwrap_err();
+    let network = NotAModel::Text { start: "version".to_owned() };
+    let errors = [
+        Error::Io { path: "model.mlmodel".into(), cause: io },
+        Error::NotAModelFile { path: "model.mlmodel".into(), what: network },
+        Error::Weight { place, cause: weight() },
+        Error::NoNetwork { kind: "glmRegressor" },
+        Error::EncodedLength { index: 1, expected: 2, found: 3 },
+        Error::DifferentNetworks { original: "one".to_owned(), other: "two".to_owned() },
+        Error::PlanMismatch { index: 0, found: "one".to_owned(), planned: "two".to_owned() },
+        Error::TargetTooSmall { target: 1, least: 2 },
+        Error::Config(QuantConfig::linear(9).unwrap_err()),
+        damaged,
+        malformed,
+    ];
+    for error in &errors {
+        assert_says_it_once(error);
+    }
+    assert!(errors[0].to_string().contains("the disk is full"));
+    assert!(errors[2].to_string().contains("no table today"));
+    assert_says_it_once(&weight());
+    assert_says_it_once(&WeightError::Shape(ShapeError::KernelSize { len: 3 }));
+}
+
 // Configurations.
 
 #[test]
@@ -563,15 +616,4 @@ fn names() {
     );
     // Errors are one type to the caller, whichever part they come from.
     assert_matches!(Error::from(ConfigError::NeedsFunction), Error::Config(ConfigError::NeedsFunction));
-}
-
-/// The causes can be followed.
-#[test]
-fn sources() {
-    use std::error::Error as _;
-
-    let error = quantize_weights(&model(vec![matrix(Some(float32(29)))]), &QuantConfig::float16()).unwrap_err();
-    assert!(error.source().unwrap().downcast_ref::<WeightError>().is_some());
-    let error = Model::open("no such file").unwrap_err();
-    assert!(error.source().unwrap().downcast_ref::<std::io::Error>().is_some());
 }

@@ -9,6 +9,10 @@ use std::fs;
 use common::{differences, fixture, models_in};
 use coreml_quant::{Mode, Model, QuantConfig, check, quantize_weights};
 
+/// Where we differ because coremltools is wrong: float16 does not hold the limit that a loop's condition compares with,
+/// and with another limit it may be another number of rounds.
+const BETTER: [&str; 1] = ["control_flow float16 16: model/repeat/conditionNetwork/limit data: Ok(Float32)"];
+
 #[test]
 fn equals_coremltools() {
     let index = fs::read_to_string(fixture("golden/index.tsv")).unwrap();
@@ -32,6 +36,10 @@ fn equals_coremltools() {
             Err(error) => failures.push(format!("{model} {mode} {nbits}: {error}")),
         }
         compared.insert(fixture(&format!("golden/{expected}")));
+    }
+    for better in BETTER {
+        let known = failures.iter().position(|failure| failure.starts_with(better));
+        failures.remove(known.unwrap_or_else(|| panic!("no longer a difference: {better}")));
     }
     assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
     // A golden file that nothing compares is a mistake in the index.

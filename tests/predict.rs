@@ -201,7 +201,7 @@ fn blobs_must_be_written_and_stay_within_limits() {
     let fill = Layer::FillStatic(FillStaticLayerParams { value: 1.0, target_shape: vec![100, 100] });
     let predictor = Predictor::new(&exact(&[1], vec![layer("fill", &[], &["y"], fill)])).unwrap().with_max_values(9999);
     let error = predictor.predict(&Features::new().with("x", array![0.0_f32])).unwrap_err();
-    assert!(matches!(error, PredictError::Layer { source: LayerError::TooLarge { limit: 9999, .. }, .. }), "{error}");
+    assert!(matches!(error, PredictError::Layer { cause: LayerError::TooLarge { limit: 9999, .. }, .. }), "{error}");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn custom_layers_are_the_callers() {
     assert_eq!(predictor.unsupported().len(), 1);
     assert!(matches!(
         predictor.predict(&features),
-        Err(PredictError::Layer { source: LayerError::Unsupported { .. }, .. })
+        Err(PredictError::Layer { cause: LayerError::Unsupported { .. }, .. })
     ));
     let predictor = predictor.with_custom_layer("Square", Square);
     assert!(predictor.unsupported().is_empty());

@@ -31,22 +31,22 @@ impl fmt::Display for Which {
 #[non_exhaustive]
 pub enum EvaluateError {
     /// A model cannot be run at all.
-    #[error("{which}: {source}")]
+    #[error("{which}: {cause}")]
     Model {
         /// Which.
         which: Which,
         /// Why.
-        source: PredictError,
+        cause: PredictError,
     },
     /// A model cannot be run on a sample.
-    #[error("{which}, on the sample {sample}: {source}")]
+    #[error("{which}, on the sample {sample}: {cause}")]
     Predict {
         /// Which.
         which: Which,
         /// The sample's name.
         sample: String,
         /// Why.
-        source: PredictError,
+        cause: PredictError,
     },
     /// There are no samples.
     #[error("there are no samples{}", place.as_ref().map(|place| format!(" in {place}")).unwrap_or_default())]
@@ -63,12 +63,12 @@ pub enum EvaluateError {
         samples: usize,
     },
     /// A file of samples cannot be opened.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file of samples is not what it should be.
     #[error("{place}: {what}")]

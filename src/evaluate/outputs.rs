@@ -103,7 +103,7 @@ impl CompareOptions {
     }
 
     pub(super) fn predictor(&self, model: &Model, which: Which) -> Result<Predictor, EvaluateError> {
-        let predictor = Predictor::new(model).map_err(|source| EvaluateError::Model { which, source })?;
+        let predictor = Predictor::new(model).map_err(|cause| EvaluateError::Model { which, cause })?;
         Ok(match &self.setup {
             Some(setup) => setup(predictor),
             None => predictor,
@@ -191,7 +191,7 @@ impl Original {
         options: &CompareOptions,
     ) -> Result<RanSample, EvaluateError> {
         let fail =
-            |which| move |source: PredictError| EvaluateError::Predict { which, sample: sample.name.clone(), source };
+            |which| move |cause: PredictError| EvaluateError::Predict { which, sample: sample.name.clone(), cause };
         let (expected, found, layers) = if options.per_layer {
             let mut blobs = layers::Blobs::default();
             let expected = original.observe(&sample.features, &mut |ran| {

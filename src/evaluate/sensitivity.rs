@@ -220,7 +220,7 @@ pub fn sensitivity(
     }
     let folded = if options.fold { crate::fold::fold(model)?.model } else { model.clone() };
     let which = Which::Original;
-    let fail = |source| EvaluateError::Model { which, source };
+    let fail = |cause| EvaluateError::Model { which, cause };
     let Some(compiled) = NetworkModel::compile(folded.proto(), walk::ROOT).map_err(fail)? else {
         return Err(crate::Error::NoNetwork { kind: model.kind() }.into());
     };
@@ -237,7 +237,7 @@ pub fn sensitivity(
     };
     let blobs = |index: usize| -> Result<Entering, EvaluateError> {
         let sample = samples.get(index).unwrap_or(Err(EvaluateError::NoSamples { place: None }))?;
-        let fail = |source| EvaluateError::Predict { which, sample: sample.name.clone(), source };
+        let fail = |cause| EvaluateError::Predict { which, sample: sample.name.clone(), cause };
         Ok((sample.name.clone(), compiled.blobs(&sample.features, &mut Vec::new()).map_err(fail)?))
     };
     let batch = job.batch_len(blobs(0)?)?.min(samples.len());
@@ -407,7 +407,7 @@ impl Job<'_> {
             let end = self.network.steps().get(step + 1).map_or(usize::MAX, |step| step.info.index);
             while let Some(trial) = self.trials.all.get(next).filter(|trial| trial.layer < end) {
                 if let Some(layer) = self.trials.layer(trial) {
-                    let fail = |source| EvaluateError::Model { which: Which::Other, source };
+                    let fail = |cause| EvaluateError::Model { which: Which::Other, cause };
                     let network = self.network.with_layer(trial.layer, &layer).map_err(fail)?;
                     let found = states.par_iter().zip(&names).zip(&expected).map(|((state, name), expected)| {
                         let found = finish(state, &network, step).map_err(predicting(name))?;
@@ -441,5 +441,5 @@ impl Job<'_> {
 }
 
 fn predicting(sample: &str) -> impl Fn(PredictError) -> EvaluateError + '_ {
-    |source| EvaluateError::Predict { which: Which::Original, sample: sample.to_owned(), source }
+    |cause| EvaluateError::Predict { which: Which::Original, sample: sample.to_owned(), cause }
 }

@@ -11,10 +11,23 @@ impl Nbits {
     pub const ONE: Self = Self(1);
     /// Two bits.
     pub const TWO: Self = Self(2);
+    /// Three bits.
+    pub const THREE: Self = Self(3);
     /// Four bits.
     pub const FOUR: Self = Self(4);
+    /// Five bits.
+    pub const FIVE: Self = Self(5);
+    /// Six bits.
+    pub const SIX: Self = Self(6);
+    /// Seven bits.
+    pub const SEVEN: Self = Self(7);
     /// Eight bits.
     pub const EIGHT: Self = Self(8);
+
+    /// Every number of bits, from 1 to 8.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> + Clone {
+        (1..=8).map(Self)
+    }
 
     /// `None` outside 1 to 8.
     pub fn new(nbits: u32) -> Option<Self> {

@@ -55,10 +55,10 @@ fn sites(model: &Model) -> Result<Vec<Site<'_>>, Error> {
 
 fn distortion(ours: &Site<'_>, theirs: &Site<'_>) -> Result<Distortion, Error> {
     let mut buffers = Buffers::default();
-    let fail = |site: &Site<'_>, source| Error::Weight { place: Box::new(site.place.clone()), source };
-    let our_values = ours.view(&mut buffers).map_err(|source| fail(ours, source))?;
-    let their_values = theirs.view(&mut buffers).map_err(|source| fail(theirs, source))?;
-    Ok(distortion::between(our_values.as_le_bytes(), their_values.as_le_bytes()))
+    let fail = |site: &Site<'_>, cause| Error::Weight { place: Box::new(site.place.clone()), cause };
+    let our_values = ours.view(&mut buffers).map_err(|cause| fail(ours, cause))?;
+    let their_values = theirs.view(&mut buffers).map_err(|cause| fail(theirs, cause))?;
+    Ok(distortion::between(our_values.as_le_bytes(), their_values.as_le_bytes(), theirs.before))
 }
 
 fn describe(weight: Option<(Place, Vec<usize>)>) -> String {

@@ -3,16 +3,21 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::error::WeightError;
+use crate::error::{Error, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{NeuralNetworkLayer, WeightParams};
-use crate::model::Model;
-use crate::network::weights;
+use crate::format::slots_mut;
+use crate::model::{Model, walk};
+use crate::network::params;
+use crate::network::weights::{self, StoredWeight};
+use crate::weight::{Buffers, Payload, WeightSpec};
 
 /// A layer of one of a model's networks.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct LayerSurvey<'a> {
+    /// Its index among all layers of the model.
+    pub index: usize,
     /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
     pub network: Arc<str>,
     /// The layer.
@@ -35,6 +40,20 @@ pub struct WeightSurvey<'a> {
     pub params: Option<&'a WeightParams>,
     /// The form it is stored in, or what is wrong with it.
     pub stored: Result<StoredForm, WeightError>,
+    weight: StoredWeight<'a>,
+}
+
+impl WeightSurvey<'_> {
+    /// The values, row-major, decoded from whatever form they are stored in, as Core ML does it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weight.
+    pub fn to_f32(&self) -> Result<Vec<f32>, WeightError> {
+        let (params, shape, _) = self.weight.stored()?;
+        let view = params::view(params, shape, WeightSpec::new(&shape.blocks), &mut Buffers::default())?;
+        Ok(view.to_vec())
+    }
 }
 
 impl Model {
@@ -44,11 +63,13 @@ impl Model {
         weights::each(self.proto(), &mut |layer| {
             let weights = layer.weights.into_iter().map(|weight| WeightSurvey {
                 stored: weight.stored().map(|(_, _, form)| form),
-                shape: weight.shape.map(|shape| shape.dims).unwrap_or_default(),
-                field: weight.field,
+                shape: weight.shape.as_ref().map(|shape| shape.dims.clone()).unwrap_or_default(),
+                field: weight.field.clone(),
                 params: weight.params,
+                weight,
             });
             found.push(LayerSurvey {
+                index: layer.at.index,
                 network: Arc::clone(layer.at.network),
                 layer: layer.layer,
                 layer_type: layer.layer_type,
@@ -56,5 +77,61 @@ impl Model {
             });
         });
         found
+    }
+
+    /// Stores a weight otherwise: new values, or another form. The layer is given by its index, as [`LayerSurvey::index`]
+    /// and [`Place::index`](crate::Place) have it, the weight by its field's name.
+    ///
+    /// The payload must be a whole weight of the layer's shape; whether Core ML allows its form there is for
+    /// [`check`](crate::check) to say.
+    ///
+    /// ```
+    /// use coreml_quant::{Model, Payload};
+    ///
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/digits/digits.mlmodel");
+    /// let mut model = Model::open(path)?;
+    /// let layer = &model.layers()[0];
+    /// let mut values = layer.weights[0].to_f32()?;
+    /// let (index, field) = (layer.index, layer.weights[0].field.to_string());
+    /// values[0] = 0.5;
+    /// model.set_weight(index, &field, Payload::from_f32(&values))?;
+    /// assert_eq!(model.layers()[0].weights[0].to_f32()?[0], 0.5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoWeight`] if there is no such layer or field, [`Error::Weight`] if the payload does not fit.
+    pub fn set_weight(&mut self, index: usize, field: &str, payload: Payload) -> Result<(), Error> {
+        let mut checked = Err(Error::NoWeight { index, field: field.to_owned() });
+        weights::each(self.proto(), &mut |layer| {
+            let Some(weight) = layer.weights.iter().find(|weight| weight.field == field) else { return };
+            if layer.at.index == index {
+                let checks = weight.shape.clone().map_err(WeightError::from);
+                let checks = checks.and_then(|shape| payload.check(shape.units, shape.channel_count()));
+                let place = || Box::new(layer.place(weight));
+                checked = checks.map_err(|cause| Error::Weight { place: place(), cause });
+            }
+        });
+        checked?;
+        let version = payload.form().specification_version();
+        let (mut at, mut payload) = (0, Some(payload));
+        walk::change_networks(self.proto_mut(), walk::ROOT, &mut |_, model| {
+            let Some((layers, _)) = walk::network_mut(model) else { return 0 };
+            let mut needed = 0;
+            walk::change_layers(layers, &mut at, &mut |at, layer| {
+                for (name, place) in slots_mut(layer) {
+                    if at == index
+                        && name == field
+                        && let (Some(place), Some(payload)) = (place, payload.take())
+                    {
+                        *place = params::to_params(payload, place.is_updatable);
+                        needed = version;
+                    }
+                }
+            });
+            needed
+        });
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::iter::Sum;
 use std::ops::{Add, Mul, Sub};
 
 use super::dequantize::Stored;
-use super::{BLOCK, CHUNK, words};
+use super::{BLOCK, CHUNK, float16, words};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -31,6 +31,8 @@ pub(crate) struct ErrorSums {
     pub(crate) squared: f64,
     /// Largest `|original - stored|`.
     pub(crate) max_error: f64,
+    /// Weights that are too small for float16, see [`float16::underflows`]; 0 in other forms.
+    pub(crate) underflows: u64,
 }
 
 impl ErrorSums {
@@ -39,6 +41,7 @@ impl ErrorSums {
     pub(crate) fn merge(&mut self, next: Self) {
         self.squared_error += next.squared_error;
         self.squared += next.squared;
+        self.underflows += next.underflows;
         self.max_error = if next.max_error > self.max_error { next.max_error } else { self.max_error };
     }
 }
@@ -64,6 +67,9 @@ pub(crate) fn sums(values: &[u8], payload: &[u8], stored: Stored<'_>) -> ErrorSu
             let decoded = &mut decoded[..weights.len()];
             stored.decode_chunk(payload, index * BLOCK + chunk * CHUNK, decoded);
             sums.merge(compare(weights, decoded));
+            if matches!(stored, Stored::Float16) {
+                sums.underflows += float16::underflows(weights, decoded);
+            }
         }
         sums
     };
@@ -139,6 +145,7 @@ fn sums_in<R: Real>(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> ErrorSums {
         squared_error: squared_error[i].into(),
         squared: squared[i].into(),
         max_error: largest[i].into(),
+        underflows: 0,
     });
     lanes.sum()
 }

@@ -25,6 +25,9 @@ const LARGEST: u32 = f32::to_bits(65504.0);
 /// Bits of 2^-14, the smallest normal half, as float32.
 const SMALLEST_NORMAL: u32 = 113 << 23;
 
+/// Bits of 2^-19, as float32: a half below has at most 5 significant bits, less than half of its 11.
+const FEW_BITS: u32 = 108 << 23;
+
 /// Bits of 2^-24, the smallest half above 0, as float32.
 const SMALLEST: u32 = 103 << 23;
 
@@ -75,6 +78,7 @@ fn to_block(weights: &[[u8; 4]], out: &mut [[u8; 2]], measure: bool) -> Option<E
                 *decoded = from_half(u16::from_le_bytes(half)).to_le_bytes();
             }
             sums.merge(errors::chunk(weights, decoded));
+            sums.underflows += count_underflows(weights, decoded);
         }
     }
     (largest <= LARGEST).then_some(sums)
@@ -105,6 +109,21 @@ fn from_half(half: u16) -> u32 {
     sign | if magnitude < 0x400 { subnormal } else { normal }
 }
 
+/// How many weights a half changed that keeps at most 5 of its 11 significant bits of them: all that became zero, and
+/// those of a magnitude below 2^-19 = 1.9e-6. What a half holds exactly is not counted, however small.
+#[multiversion(targets = "simd")]
+pub(crate) fn underflows(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> u64 {
+    weights.chunks(CHUNK).zip(decoded.chunks(CHUNK)).map(|(weights, decoded)| count_underflows(weights, decoded)).sum()
+}
+
+/// As [`underflows`], of at most [`CHUNK`] weights.
+#[inline(always)]
+fn count_underflows(weights: &[[u8; 4]], decoded: &[[u8; 4]]) -> u64 {
+    let is_one =
+        |(&weight, &decoded): (&[u8; 4], &[u8; 4])| u32::from(weight != decoded && magnitude(decoded) < FEW_BITS);
+    weights.iter().zip(decoded).map(is_one).sum::<u32>().into()
+}
+
 /// Converts halves to float32, exactly.
 #[multiversion(targets = "simd")]
 pub(super) fn decode_chunk(halves: &[u8], out: &mut [[u8; 4]]) {
@@ -117,6 +136,7 @@ pub(super) fn decode_chunk(halves: &[u8], out: &mut [[u8; 4]]) {
 mod tests {
     use super::super::dequantize::{Stored, decode};
     use super::super::testing::{Bytes, check_measured, floats, in_pool};
+    use super::super::{CHUNK, errors};
     use super::to_float16;
     use half::f16;
     use proptest::prelude::*;
@@ -173,6 +193,36 @@ mod tests {
                     prop_assert_eq!(halves, expected);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn underflows_are_those_with_few_bits_left() {
+        let least = 2_f32.powi(-19);
+        for (value, counts) in [
+            (0.0, false),
+            (-0.0, false),
+            // Exact, if small.
+            (2_f32.powi(-24), false),
+            (-3.0 * 2_f32.powi(-24), false),
+            (least, false),
+            // Rounded, with 6 bits left and with 5.
+            (least * 1.001, false),
+            (least.next_down(), false),
+            (-least * 0.95, true),
+            // Rounded to the smallest half, and to zero.
+            (1e-7, true),
+            (-1e-8, true),
+            (f32::from_bits(1), true),
+            (f32::MIN_POSITIVE, true),
+            (0.1, false),
+        ] {
+            let values = vec![value; 2 * CHUNK + 3];
+            let mut halves = vec![0; 2 * values.len()];
+            let sums = to_float16(&Bytes::new(&values), &mut halves, true).unwrap();
+            let expected = if counts { values.len() as u64 } else { 0 };
+            assert_eq!(sums.underflows, expected, "{value:e}");
+            assert_eq!(errors::sums(&Bytes::new(&values), &halves, Stored::Float16).underflows, expected, "{value:e}");
         }
     }
 

@@ -47,7 +47,7 @@ impl Model {
     /// options allow.
     pub fn open_with(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self, Error> {
         let path = path.as_ref();
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |cause| Error::Io { path: path.to_owned(), cause };
         let not_a_model = |what| Error::NotAModelFile { path: path.to_owned(), what };
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;

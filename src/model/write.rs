@@ -70,7 +70,7 @@ pub(crate) fn write_file(
 ) -> Result<(), Error> {
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Io { path, source }
+        move |cause| Error::Io { path, cause }
     };
     let target = target(path).map_err(io(path))?;
     let permissions = match fs::metadata(&target) {

@@ -36,20 +36,20 @@ impl fmt::Display for LayerInfo {
 #[non_exhaustive]
 pub enum PredictError {
     /// A layer cannot be computed.
-    #[error("{layer}: {source}")]
+    #[error("{layer}: {cause}")]
     Layer {
         /// The layer.
         layer: Box<LayerInfo>,
         /// Why.
-        source: LayerError,
+        cause: LayerError,
     },
     /// A weight cannot be read.
-    #[error("{place}: {source}")]
+    #[error("{place}: {cause}")]
     Weight {
         /// The weight.
         place: Box<Place>,
         /// What is wrong with it.
-        source: WeightError,
+        cause: WeightError,
     },
     /// A layer reads what nothing has written.
     #[error("{layer}: nothing has written its input \"{blob}\"")]
@@ -68,12 +68,12 @@ pub enum PredictError {
         name: String,
     },
     /// A layer of the caller's failed.
-    #[error("{layer}: {source}")]
+    #[error("{layer}: {cause}")]
     CustomLayer {
         /// The layer.
         layer: Box<LayerInfo>,
         /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// There are no weights or parameters where the format demands them.
     #[error("{layer}: {what} is missing")]
@@ -133,12 +133,12 @@ pub enum PredictError {
     },
     /// A file could not be read as an image.
     #[cfg(feature = "images")]
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     ImageFile {
         /// The file.
         path: std::path::PathBuf,
         /// What is wrong with it.
-        source: image::ImageError,
+        cause: image::ImageError,
     },
     /// A model, or a member of a pipeline, is of a kind that cannot be run.
     #[error("{path} is a model of type {kind}, which cannot be run here; a function can stand in for it")]
@@ -159,12 +159,12 @@ pub enum PredictError {
         what: String,
     },
     /// The caller's function for a model failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     StandIn {
         /// The model's path.
         path: String,
         /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The loops of a network take too long.
     #[error("{network}: {limit} layers have run, and the network has not ended; see Predictor::with_step_limit")]

@@ -221,7 +221,7 @@ impl Image {
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self, PredictError> {
         let path = path.as_ref();
         let image =
-            image::open(path).map_err(|source| PredictError::ImageFile { path: path.to_owned(), source })?.into_rgb8();
+            image::open(path).map_err(|cause| PredictError::ImageFile { path: path.to_owned(), cause })?.into_rgb8();
         let (width, height) = (image.width() as usize, image.height() as usize);
         Self::from_interleaved(width, height, ColorOrder::Rgb, image.into_raw())
     }

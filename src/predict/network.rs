@@ -339,7 +339,7 @@ impl Step {
         options: &Options,
         context: &mut ops::Context,
     ) -> Result<Vec<Tensor>, PredictError> {
-        let fail = |source| PredictError::Layer { layer: Box::new(self.info.clone()), source };
+        let fail = |cause| PredictError::Layer { layer: Box::new(self.info.clone()), cause };
         let unsupported = |what: String| fail(LayerError::Unsupported { what });
         context.output_count = self.outputs.len();
         let mut outputs = match &self.operation {
@@ -358,7 +358,7 @@ impl Step {
             Operation::Custom(params) => match options.custom.get(&params.class_name) {
                 Some(class) => class
                     .evaluate(params, inputs)
-                    .map_err(|source| PredictError::CustomLayer { layer: Box::new(self.info.clone()), source })?,
+                    .map_err(|cause| PredictError::CustomLayer { layer: Box::new(self.info.clone()), cause })?,
                 None => return Err(unsupported(format!("a custom layer of the class \"{}\"", params.class_name))),
             },
             Operation::Branch { .. } | Operation::Loop { .. } | Operation::Break | Operation::Continue => {

@@ -257,7 +257,7 @@ impl Predictor {
         observer: &mut Observer<'_>,
     ) -> Result<Features, PredictError> {
         if let Some(stand_in) = self.stand_ins.get(node.path()) {
-            return stand_in(features).map_err(|source| PredictError::StandIn { path: node.path().to_owned(), source });
+            return stand_in(features).map_err(|cause| PredictError::StandIn { path: node.path().to_owned(), cause });
         }
         match node {
             Node::Network(network) => network.predict(features, &self.options, notes, observer),

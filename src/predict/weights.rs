@@ -15,7 +15,7 @@ pub(crate) struct UnreadableWeight {
     /// The field, as the table of weights names it.
     pub field: Cow<'static, str>,
     /// What is wrong.
-    pub source: WeightError,
+    pub cause: WeightError,
 }
 
 /// The weights of one layer.
@@ -35,7 +35,7 @@ impl<'l> Weights<'l> {
     /// If it is missing or not stored as its layer needs it.
     pub(crate) fn get(&self, field: &str) -> Result<Option<Vec<f32>>, UnreadableWeight> {
         let Some(weight) = self.0.iter().find(|weight| weight.field == field) else { return Ok(None) };
-        let fail = |source| UnreadableWeight { field: weight.field.clone(), source };
+        let fail = |cause| UnreadableWeight { field: weight.field.clone(), cause };
         let shape = weight.shape.as_ref().map_err(|error| fail(error.clone().into()))?;
         if shape.units == 0 {
             return Ok(Some(Vec::new()));

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{ConfigError, Error, QuantizeError};
 use crate::format::form::Nbits;
+use crate::format::proto::NeuralNetworkLayer;
+use crate::format::proto::neural_network_layer::Layer;
 use crate::quantize::plan::Plan;
 use crate::quantize::report::Reason;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
@@ -133,14 +135,19 @@ pub struct Progress {
 pub struct QuantConfig {
     pub(crate) choice: Choice,
     /// The first rule that selects a weight decides, before `choice`.
-    pub(crate) rules: Vec<(Arc<dyn LayerSelector>, Arc<dyn Quantizer>)>,
+    pub(crate) rules: Vec<Rule>,
     pub(crate) selector: Arc<dyn LayerSelector>,
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
+    /// For all weights alike; constants alone unless set.
+    fallback: Option<bool>,
     pub(crate) fold: bool,
     pub(crate) measure: bool,
 }
+
+/// The weights that are meant, and what converts them; nothing does if they are to stay.
+type Rule = (Arc<dyn LayerSelector>, Option<Arc<dyn Quantizer>>);
 
 /// What converts a weight.
 #[derive(Clone, Debug)]
@@ -243,6 +250,7 @@ impl QuantConfig {
             progress: None,
             requantize: false,
             allow_growth: false,
+            fallback: None,
             fold: true,
             measure: true,
         }
@@ -298,7 +306,14 @@ impl QuantConfig {
     /// ```
     #[must_use]
     pub fn with_rule(mut self, selector: impl LayerSelector + 'static, quantizer: impl Quantizer + 'static) -> Self {
-        self.rules.push((Arc::new(selector), Arc::new(quantizer)));
+        self.rules.push((Arc::new(selector), Some(Arc::new(quantizer))));
+        self
+    }
+
+    /// Leaves the weights that `selector` selects as they are, unless an earlier [rule](Self::with_rule) selected them.
+    #[must_use]
+    pub fn with_keep(mut self, selector: impl LayerSelector + 'static) -> Self {
+        self.rules.push((Arc::new(selector), None));
         self
     }
 
@@ -333,11 +348,33 @@ impl QuantConfig {
         self
     }
 
+    /// Whether a weight with values that its new form cannot hold (NaN, the infinities, numbers beyond float16) stays as it
+    /// is, with its [`Reason`] in the report, or is an error. Default: a constant (of a `loadConstant` or `loadConstantND`
+    /// layer: the mask of an attention, for example) stays, a weight of another layer is an error.
+    ///
+    /// ```
+    /// use coreml_quant::QuantConfig;
+    ///
+    /// // As much in half precision as can be.
+    /// let config = QuantConfig::float16().with_fold(true).with_fallback(true);
+    /// ```
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: bool) -> Self {
+        self.fallback = Some(fallback);
+        self
+    }
+
     /// Calls `progress` after each weight, from whichever thread finished it.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
+    }
+
+    /// Whether the weights of a layer stay as they are if their new form cannot hold them.
+    pub(crate) fn fallback(&self, layer: &NeuralNetworkLayer) -> bool {
+        let is_constant = matches!(layer.layer, Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)));
+        self.fallback.unwrap_or(is_constant)
     }
 
     /// What converts the weight with an index, or why it stays.
@@ -346,7 +383,7 @@ impl QuantConfig {
             return Err(Reason::NotSelected);
         }
         if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
-            return Ok(Arc::clone(quantizer));
+            return quantizer.clone().ok_or(Reason::NotSelected);
         }
         match &self.choice {
             Choice::One(quantizer) => Ok(Arc::clone(quantizer)),
@@ -389,6 +426,7 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("fallback", &self.fallback)
             .field("fold", &self.fold)
             .field("measure", &self.measure)
             .finish_non_exhaustive()

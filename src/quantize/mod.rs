@@ -1,8 +1,10 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
 pub(crate) mod config;
+mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
+mod refusal;
 pub(crate) mod report;
 pub(crate) mod selector;
 pub(crate) mod sites;
@@ -15,16 +17,17 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use self::config::{Progress, QuantConfig};
+use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
 use self::sites::{Site, plan};
-use crate::error::Error;
+use crate::error::{Error, Refused, WeightError};
 use crate::fold::{FoldReport, fold_proto, has_foldable};
 use crate::format::form::StoredForm;
 use crate::format::proto::{self, WeightParams};
 use crate::format::weight_params::Hole;
 use crate::model::{Model, SaveOptions, walk, write};
 use crate::network::{layers, params, rules};
-use crate::quantizer::{self, Dequantize, Float16, QuantizeContext, Quantizer};
+use crate::quantizer::{self, QuantizeContext};
 use crate::weight::Buffers;
 use crate::weight::distortion::Distortion;
 
@@ -44,15 +47,29 @@ pub struct Quantized {
 ///
 /// # Errors
 ///
-/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
-/// layer needs it or whose values cannot be quantized.
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for the first weight that is not stored as
+/// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
+/// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let (model, folds) = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
-    let results: Vec<Result<WeightParams, Error>> =
-        (0..sites.len()).into_par_iter().map(|index| job.run(index, &mut QuantizeContext::new())).collect();
-    let params = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
+    // the error is that of the first weight, whatever the threads.
+    let failed = AtomicUsize::new(usize::MAX);
+    let run = |index| {
+        if index > failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let result = job.run(index, &mut QuantizeContext::new());
+        if result.is_err() {
+            failed.fetch_min(index, Ordering::Relaxed);
+        }
+        Some(result)
+    };
+    let results: Vec<Option<Result<WeightParams, Error>>> = (0..sites.len()).into_par_iter().map(run).collect();
+    let params: Result<Vec<_>, _> = results.into_iter().flatten().collect();
+    let params = params.map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
@@ -84,7 +101,8 @@ pub fn quantize_to_file(
         let params = job.run(index, &mut context);
         *buffers = context.buffers;
         params
-    })?;
+    })
+    .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     Ok(report(folds, sites, measured))
 }
@@ -100,6 +118,21 @@ pub(crate) fn prepare<'m>(
     }
     let (folded, report) = fold_proto(model.proto());
     Ok((Cow::Owned(folded), report))
+}
+
+/// The error of a job: if it is that a weight's values cannot be stored, all such weights.
+fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
+    let first = match &error {
+        Error::Weight { place, cause: WeightError::Quantize(cause) } if reason(cause).is_some() => place,
+        _ => return error,
+    };
+    let of_site = |site: &Site<'_>| {
+        let cause = site.refusal(site.converter()?, site.after)?;
+        Some(Refused { place: site.place.clone(), form: site.after, cause })
+    };
+    let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
+    // A quantizer of the caller's may refuse a weight for another cause, and another time.
+    if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
@@ -177,13 +210,8 @@ impl<'a> Job<'a> {
     /// The weight of a site in its new form.
     fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
-        let quantizer: &dyn Quantizer = match (site.outcome, &site.quantizer) {
-            (Outcome::Kept(_), _) => return Ok(site.params.clone()),
-            (Outcome::Converted, Some(quantizer)) => quantizer.as_ref(),
-            _ if site.after == StoredForm::Float16 => &Float16,
-            _ => &Dequantize,
-        };
-        let fail = |source| Error::Weight { place: Box::new(site.place.clone()), source };
+        let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
+        let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
         let view = |buffers: &mut Buffers| site.view(buffers);
         let (payload, distortion) =
             quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
+use crate::network::uses::ValueUse;
 use crate::weight::distortion::{self, Distortion};
 
 /// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.
@@ -71,6 +72,12 @@ pub enum Reason {
         /// The bytes it would take.
         bytes: usize,
     },
+    /// Its values are used as indices, shapes, counts or conditions, and in the form asked for some would not be exactly
+    /// what they are.
+    MustBeExact {
+        /// What a layer takes them for.
+        used_as: ValueUse,
+    },
     /// On-device training changes it, so it must stay in floats.
     Updatable,
     /// Core ML takes only float32 here.
@@ -79,6 +86,25 @@ pub enum Reason {
     FloatOnly,
     /// The weight of a custom layer or an activation, which nobody but the layer understands.
     LeftAlone,
+    /// A value is NaN or infinite, see [`QuantConfig::with_fallback`](crate::QuantConfig::with_fallback).
+    NonFinite {
+        /// The index of the first one, row-major.
+        index: usize,
+    },
+    /// A value is beyond the range of float16, 65504, see
+    /// [`QuantConfig::with_fallback`](crate::QuantConfig::with_fallback).
+    BeyondFloat16 {
+        /// The index of the first one, row-major.
+        index: usize,
+    },
+    /// The values of a channel are too far apart for a float32 scale and bias, see
+    /// [`QuantConfig::with_fallback`](crate::QuantConfig::with_fallback).
+    BeyondScale {
+        /// The index of the first such channel.
+        channel: usize,
+    },
+    /// The float weights of a layer must agree in their type, and another one of the layer cannot be float16.
+    OthersBeyondFloat16,
     /// int8 activations: the weight is no matrix of an `innerProduct` or one-input `batchedMatmul` layer.
     NotAMatrix,
     /// int8 activations: the layer has a bias, which Core ML does not add to them.
@@ -96,10 +122,15 @@ impl fmt::Display for Reason {
             Self::AlreadyStored => f.write_str("already in this form"),
             Self::AlreadyQuantized => f.write_str("already quantized"),
             Self::WouldNotShrink { bytes } => write!(f, "would not shrink: {bytes} bytes"),
+            Self::MustBeExact { used_as } => write!(f, "must be exact: used as {used_as}"),
             Self::Updatable => f.write_str("updatable"),
             Self::Float32Only => f.write_str("must be float32"),
             Self::FloatOnly => f.write_str("must be float32 or float16"),
             Self::LeftAlone => f.write_str("the layer's own business"),
+            Self::NonFinite { index } => write!(f, "value {index} is not finite"),
+            Self::BeyondFloat16 { index } => write!(f, "value {index} is beyond float16"),
+            Self::BeyondScale { channel } => write!(f, "the range of channel {channel} is beyond a float32 scale"),
+            Self::OthersBeyondFloat16 => f.write_str("another weight of the layer is beyond float16"),
             Self::NotAMatrix => f.write_str("not the matrix of a product"),
             Self::LayerHasBias => f.write_str("the layer has a bias"),
             Self::Rank5Mapping => f.write_str("the network maps arrays to rank 5"),
@@ -138,17 +169,21 @@ pub struct Totals {
     pub bytes_before: u64,
     /// Bytes they take now.
     pub bytes_after: u64,
+    /// Values that are too small for float16, see [`Distortion::underflows`]; `None` if that was not measured.
+    pub underflows: Option<u64>,
 }
 
 impl Report {
     /// The sums over all weights.
     pub fn totals(&self) -> Totals {
-        self.weights.iter().fold(Totals::default(), |sum, weight| Totals {
+        let none = Totals { underflows: Some(0), ..Totals::default() };
+        self.weights.iter().fold(none, |sum, weight| Totals {
             weights: sum.weights + 1,
             converted: sum.converted + usize::from(!matches!(weight.outcome, Outcome::Kept(_))),
             values: sum.values + weight.units() as u64,
             bytes_before: sum.bytes_before + weight.bytes_before() as u64,
             bytes_after: sum.bytes_after + weight.bytes_after() as u64,
+            underflows: sum.underflows.zip(weight.distortion).map(|(sum, distortion)| sum + distortion.underflows()),
         })
     }
 
@@ -162,15 +197,18 @@ impl Report {
     /// The layers whose weights were measured, the worst first: those with the lowest signal-to-quantization-noise
     /// ratio.
     pub fn worst_layers(&self) -> Vec<LayerDistortion> {
-        let mut layers: BTreeMap<(&str, &str), Vec<&WeightReport>> = BTreeMap::new();
+        let mut layers: BTreeMap<usize, Vec<&WeightReport>> = BTreeMap::new();
         for weight in &self.weights {
-            layers.entry((&weight.place.network, &weight.place.layer)).or_default().push(weight);
+            layers.entry(weight.place.index).or_default().push(weight);
         }
-        let measured = layers.into_iter().filter_map(|((network, layer), weights)| {
+        let measured = layers.into_values().filter_map(|weights| {
+            let place = &weights.first()?.place;
             let relative = relative_error(weights.iter().copied())?;
             Some(LayerDistortion {
-                network: network.to_owned(),
-                layer: layer.to_owned(),
+                network: place.network.to_string(),
+                layer: place.layer.to_string(),
+                layer_type: place.layer_type,
+                index: place.index,
                 values: weights.iter().map(|weight| weight.units() as u64).sum(),
                 sqnr_db: distortion::decibels(relative),
                 max_error: weights
@@ -203,6 +241,10 @@ pub struct LayerDistortion {
     pub network: String,
     /// The layer's name.
     pub layer: String,
+    /// The layer's type, under its name in the format.
+    pub layer_type: &'static str,
+    /// The layer's index among all layers of the model: layers may share a name.
+    pub index: usize,
     /// Number of values of its weights.
     pub values: u64,
     /// The signal-to-quantization-noise ratio in decibels, each weight counted by its number of values.
@@ -222,11 +264,14 @@ impl fmt::Display for Report {
             .weights
             .iter()
             .map(|weight| {
-                let stored = match weight.outcome {
+                let mut stored = match weight.outcome {
                     Outcome::Converted => format!("{} -> {}", weight.before, weight.after),
                     Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
                     Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
                 };
+                if let Some(underflows) = weight.distortion.map(|d| d.underflows()).filter(|&values| values > 0) {
+                    stored += &format!(", {underflows} values too small");
+                }
                 [
                     format!("{}/{}", weight.place.network, weight.place.layer),
                     weight.place.layer_type.to_owned(),
@@ -262,6 +307,9 @@ impl fmt::Display for Report {
         }
         if let Some(sqnr) = self.sqnr_db() {
             write!(f, ", SQNR {}", decibels(sqnr))?;
+        }
+        if let Some(underflows) = totals.underflows.filter(|&values| values > 0) {
+            write!(f, ", {underflows} values too small for float16")?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Which weights are quantized.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
 
 use crate::error::ConfigError;
 use crate::format::proto::NeuralNetworkLayer;
@@ -61,7 +63,37 @@ pub trait LayerSelector: Send + Sync {
     {
         And(self, other)
     }
+
+    /// The weights that this selector leaves out.
+    ///
+    /// ```
+    /// use coreml_quant::{LayerSelector, Pattern, QuantConfig};
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let config = QuantConfig::linear(8)?.with_selector(Pattern::new("head/*").not());
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn not(self) -> Not<Self>
+    where
+        Self: Sized,
+    {
+        Not(self)
+    }
 }
+
+/// Passes on to what is pointed at.
+macro_rules! forward {
+    ($($pointer:ty),+) => {
+        $(impl LayerSelector for $pointer {
+            fn selects(&self, weight: &WeightInfo<'_>) -> bool {
+                (**self).selects(weight)
+            }
+        })+
+    };
+}
+
+forward!(Box<dyn LayerSelector>, Arc<dyn LayerSelector>, &dyn LayerSelector);
 
 impl<F> LayerSelector for F
 where
@@ -79,6 +111,71 @@ pub struct And<A, B>(A, B);
 impl<A: LayerSelector, B: LayerSelector> LayerSelector for And<A, B> {
     fn selects(&self, weight: &WeightInfo<'_>) -> bool {
         self.0.selects(weight) && self.1.selects(weight)
+    }
+}
+
+/// What a selector leaves out, see [`LayerSelector::not`].
+#[derive(Clone, Copy, Debug)]
+pub struct Not<S>(S);
+
+impl<S: LayerSelector> LayerSelector for Not<S> {
+    fn selects(&self, weight: &WeightInfo<'_>) -> bool {
+        !self.0.selects(weight)
+    }
+}
+
+/// Selects layers by their name, in which `*` stands for any characters, or with `type:` before it by their type.
+///
+/// ```
+/// use coreml_quant::Pattern;
+///
+/// assert!(Pattern::new("encoder/*/dense").matches("encoder/3/dense", "innerProduct"));
+/// assert!(Pattern::new("type:innerProduct").matches("encoder/3/dense", "innerProduct"));
+/// assert!(!Pattern::new("dense").matches("encoder/3/dense", "innerProduct"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    /// What is compared is the type.
+    is_type: bool,
+    /// The text between the stars.
+    parts: Vec<String>,
+}
+
+impl Pattern {
+    /// A pattern for names, or for types if it starts with `type:`.
+    pub fn new(pattern: &str) -> Self {
+        let (is_type, text) = match pattern.strip_prefix("type:") {
+            Some(text) => (true, text),
+            None => (false, pattern),
+        };
+        Self { is_type, parts: text.split('*').map(str::to_owned).collect() }
+    }
+
+    /// Whether a layer of this name and type is meant.
+    pub fn matches(&self, layer_name: &str, layer_type: &str) -> bool {
+        let text = if self.is_type { layer_type } else { layer_name };
+        let [first, rest @ ..] = &self.parts[..] else { return false };
+        let Some(text) = text.strip_prefix(first.as_str()) else { return false };
+        let [middle @ .., last] = rest else { return text.is_empty() };
+        let mut text = text;
+        for part in middle {
+            // The first place will do: what follows can only lie behind it.
+            let Some(at) = text.find(part.as_str()) else { return false };
+            text = &text[at + part.len()..];
+        }
+        text.ends_with(last.as_str())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}{}", if self.is_type { "type:" } else { "" }, self.parts.join("*")))
+    }
+}
+
+impl LayerSelector for Pattern {
+    fn selects(&self, weight: &WeightInfo<'_>) -> bool {
+        self.matches(weight.layer_name, weight.layer_type)
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Place, WeightError};
+use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
 use crate::network::layers;
 use crate::network::params;
 use crate::network::rules::{self, Refusal, Rule};
 use crate::network::shape::Shape;
+use crate::network::uses::Uses;
 use crate::network::weights::{self, LayerWeights};
-use crate::quantizer::Quantizer;
+use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
 use super::config::QuantConfig;
+use super::exact::stay_exact;
+use super::refusal::{reason, refusal};
 use super::report::{Outcome, Reason};
 use super::selector::WeightInfo;
 
@@ -41,6 +44,27 @@ impl<'m> Site<'m> {
     pub(crate) fn view(&self, buffers: &mut Buffers) -> Result<WeightView<'_>, WeightError> {
         params::view(self.params, &self.shape, self.spec(), buffers)
     }
+
+    /// What brings the weight into its new form; `None` if it stays.
+    pub(crate) fn converter(&self) -> Option<&dyn Quantizer> {
+        match (self.outcome, &self.quantizer) {
+            (Outcome::Kept(_), _) => None,
+            (Outcome::Converted, Some(quantizer)) => Some(quantizer.as_ref()),
+            _ if self.after == StoredForm::Float16 => Some(&Float16),
+            _ => Some(&Dequantize),
+        }
+    }
+
+    /// Why a form cannot hold the weight's values; `None` if it can.
+    pub(crate) fn refusal(&self, quantizer: &dyn Quantizer, form: StoredForm) -> Option<QuantizeError> {
+        refusal(|buffers| self.view(buffers), quantizer, form)
+    }
+
+    /// The weight stays as it is, for a reason.
+    fn keep(&mut self, reason: Reason) {
+        self.after = self.before;
+        self.outcome = Outcome::Kept(reason);
+    }
 }
 
 /// Decides for every weight of a model.
@@ -52,9 +76,10 @@ impl<'m> Site<'m> {
 pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Site<'m>>, Error> {
     let mut sites = Vec::new();
     let mut failure = None;
+    let uses = Uses::of_model(model);
     weights::each(model, &mut |layer| {
         if failure.is_none()
-            && let Err(error) = plan_layer(&layer, config, &mut sites)
+            && let Err(error) = plan_layer(&layer, &uses, config, &mut sites)
         {
             failure = Some(error);
         }
@@ -68,6 +93,7 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
 
 fn plan_layer<'m>(
     weights: &LayerWeights<'_, 'm>,
+    uses: &Uses,
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
@@ -77,7 +103,7 @@ fn plan_layer<'m>(
     let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
-        let fail = |source: WeightError| Error::Weight { place: Box::new(place.clone()), source };
+        let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
         let info = WeightInfo {
             network: at.network,
@@ -108,8 +134,21 @@ fn plan_layer<'m>(
         let shape = shape.clone();
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
+    let sites = &mut sites[first..];
+    let fallback = config.fallback(layer);
+    if fallback {
+        for site in sites.iter_mut() {
+            let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
+            if let Some(reason) = refused.as_ref().and_then(reason) {
+                site.keep(reason);
+            }
+        }
+    }
     if selected {
-        agree(&mut sites[first..]);
+        agree(sites, fallback);
+    }
+    if let Some(used_as) = uses.of_stored(at.index) {
+        stay_exact(sites, used_as);
     }
     Ok(())
 }
@@ -169,14 +208,29 @@ impl From<Refusal> for Reason {
 
 /// Makes the float weights of one layer agree in their type, as Core ML demands.
 ///
-/// Where some become float16, the others follow. A mix that only the original had (Create ML writes such models)
-/// becomes float32, which loses nothing.
-fn agree(sites: &mut [Site<'_>]) {
-    let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
-    if !(has(StoredForm::Float16) && has(StoredForm::Float32)) {
+/// Where some become float16, the others follow; with `fallback` only if all can, else none does. A mix that only the
+/// original had (Create ML writes such models) becomes float32, which loses nothing.
+pub(crate) fn agree(sites: &mut [Site<'_>], fallback: bool) {
+    let mixed = |sites: &[Site<'_>]| {
+        let has = |form| sites.iter().any(|site| site.after == form && is_checked(site));
+        has(StoredForm::Float16) && has(StoredForm::Float32)
+    };
+    if !mixed(sites) {
         return;
     }
-    let narrowing = sites.iter().any(|site| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted);
+    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
+    let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
+    let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
+    let mut narrowing = sites.iter().any(is_asked);
+    if narrowing && fallback && sites.iter().any(cannot) {
+        narrowing = false;
+        for site in sites.iter_mut().filter(|site| is_asked(site)) {
+            site.keep(Reason::OthersBeyondFloat16);
+        }
+        if !mixed(sites) {
+            return;
+        }
+    }
     let (from, to) =
         if narrowing { (StoredForm::Float32, StoredForm::Float16) } else { (StoredForm::Float16, StoredForm::Float32) };
     for site in sites.iter_mut().filter(|site| site.after == from && is_checked(site)) {

@@ -5,8 +5,10 @@
 //! weights together cost the sum of `N x |w - w'|^2 / |w|^2`, and their SQNR is `-10 log10(cost / sum of N)`: each
 //! counts by its size, whatever its scale. `w'` is what Core ML decodes, from float32 scales, biases and tables.
 
+use crate::format::form::StoredForm;
 use crate::kernels::dequantize::Stored;
 use crate::kernels::errors::{self, ErrorSums};
+use crate::kernels::float16;
 
 use super::{Payload, WeightView};
 
@@ -15,14 +17,19 @@ use super::{Payload, WeightView};
 pub struct Distortion {
     relative: f64,
     max_error: f64,
+    underflows: u64,
 }
 
 impl Distortion {
     /// No change at all.
-    pub const NONE: Self = Self { relative: 0.0, max_error: 0.0 };
+    pub const NONE: Self = Self { relative: 0.0, max_error: 0.0, underflows: 0 };
 
     pub(crate) fn of(sums: ErrorSums) -> Self {
-        Self { relative: relative(sums.squared_error, sums.squared), max_error: sums.max_error }
+        Self {
+            relative: relative(sums.squared_error, sums.squared),
+            max_error: sums.max_error,
+            underflows: sums.underflows,
+        }
     }
 
     /// The relative squared error, `|w - w'|^2 / |w|^2`; 0 if nothing changed, infinite if zeros did.
@@ -38,6 +45,12 @@ impl Distortion {
     /// The largest `|w - w'|`.
     pub fn max_error(&self) -> f64 {
         self.max_error
+    }
+
+    /// How many values are too small for float16: they became zero, or less than half of the 11 bits that a half has are
+    /// left of them (magnitudes below 2^-19 = 1.9e-6). Values that a half holds exactly do not count; 0 in other forms.
+    pub fn underflows(&self) -> u64 {
+        self.underflows
     }
 }
 
@@ -57,9 +70,13 @@ pub(crate) fn distortion(weight: &WeightView<'_>, stored: &Payload) -> Distortio
     Distortion::of(errors::sums(weight.as_le_bytes(), payload, stored))
 }
 
-/// How far float32 values are from others, both little-endian.
-pub(crate) fn between(original: &[u8], other: &[u8]) -> Distortion {
-    Distortion::of(errors::sums(original, other, Stored::Float32))
+/// How far float32 values are from others, both little-endian, which were stored in a form.
+pub(crate) fn between(original: &[u8], other: &[u8], form: StoredForm) -> Distortion {
+    let mut sums = errors::sums(original, other, Stored::Float32);
+    if form == StoredForm::Float16 {
+        sums.underflows = float16::underflows(original.as_chunks().0, other.as_chunks().0);
+    }
+    Distortion::of(sums)
 }
 
 /// The sum of squares of little-endian float32 values.

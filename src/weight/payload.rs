@@ -1,5 +1,7 @@
 //! One stored weight: its form, whether its parts belong together, and its values.
 
+use half::f16;
+
 use crate::error::{QuantizeError, WeightError};
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::Layout;
@@ -127,6 +129,16 @@ impl<B: AsRef<[u8]>> Payload<B> {
 }
 
 impl Payload {
+    /// float32 values.
+    pub fn from_f32(values: &[f32]) -> Self {
+        Self::Float32(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// float16 values.
+    pub fn from_f16(values: &[f16]) -> Self {
+        Self::Float16(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
     /// Gives the memory of the values or codes back.
     pub(crate) fn recycle(self, buffers: &mut Buffers) {
         buffers.give_back(match self {

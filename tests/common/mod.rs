@@ -92,3 +92,11 @@ pub fn differences(got: &Model, expected: &Model) -> Vec<String> {
     }
     found
 }
+
+/// A model that is not in the repository: one of those in the folder that `COREML_QUANT_SMALL_MODELS` names, or in
+/// `../shared/cases` beside the checkout; `None` if it is in neither.
+pub fn shared_case(name: &str) -> Option<Model> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases");
+    let path = std::env::var_os("COREML_QUANT_SMALL_MODELS").map_or_else(beside, PathBuf::from).join(name);
+    path.exists().then(|| Model::open(&path).unwrap())
+}

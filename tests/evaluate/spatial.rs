@@ -99,7 +99,7 @@ pub(super) fn flatten(params: FlattenLayerParams, input: &Tensor) -> Tensor {
     let mut shape = input.shape.clone();
     let axis = shape.len() - 3;
     shape[axis..].copy_from_slice(&[channels * inner, 1, 1]);
-    assert_eq!(batch, shape[..axis].iter().product());
+    assert_eq!(batch, shape[..axis].iter().product::<usize>());
     Tensor::new(&shape, input.values.clone())
 }
 

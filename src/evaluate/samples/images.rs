@@ -55,7 +55,7 @@ impl Images {
 
 /// What is in a folder, in the order of the names.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, EvaluateError> {
-    let fail = |source| EvaluateError::Io { path: folder.to_owned(), source };
+    let fail = |cause| EvaluateError::Io { path: folder.to_owned(), cause };
     let entries = fs::read_dir(folder).map_err(fail)?.map(|entry| entry.map(|entry| entry.path()));
     let mut paths = entries.collect::<Result<Vec<_>, _>>().map_err(fail)?;
     paths.sort();
@@ -77,7 +77,7 @@ impl Source for Images {
         let fail = |error: crate::predict::PredictError| EvaluateError::Samples {
             place: path.display().to_string(),
             what: match error {
-                crate::predict::PredictError::ImageFile { source, .. } => source.to_string(),
+                crate::predict::PredictError::ImageFile { cause, .. } => cause.to_string(),
                 other => other.to_string(),
             },
         };

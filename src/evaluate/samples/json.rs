@@ -21,7 +21,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn open(inputs: &[FeatureInfo], path: &Path) -> Result<Self, EvaluateError> {
-        let text = fs::read_to_string(path).map_err(|source| EvaluateError::Io { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|cause| EvaluateError::Io { path: path.to_owned(), cause })?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let lines: Vec<_> = lines.map(|(index, line)| (index + 1, line.to_owned())).collect();
         if lines.is_empty() {

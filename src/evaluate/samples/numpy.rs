@@ -53,7 +53,7 @@ fn npz(file: &mut NpzReader<impl Read + Seek>, name: &str) -> Result<Tensor, Str
 
 impl Arrays {
     pub(super) fn open(inputs: &[FeatureInfo], path: &Path) -> Result<Self, EvaluateError> {
-        let io = |source| EvaluateError::Io { path: path.to_owned(), source };
+        let io = |cause| EvaluateError::Io { path: path.to_owned(), cause };
         let place = || path.display().to_string();
         let wrong = |what: String| EvaluateError::Samples { place: place(), what };
         let mut arrays = Vec::new();

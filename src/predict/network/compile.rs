@@ -235,7 +235,7 @@ fn written_in(layer: &NeuralNetworkLayer) -> Vec<&str> {
 /// The operation of a layer without inner networks.
 pub(super) fn leaf(layer: &NeuralNetworkLayer, prepared: Prepare, info: &LayerInfo) -> Result<Operation, PredictError> {
     let prepared = prepared.map_err(|error| match error {
-        PrepareError::Layer(source) => PredictError::Layer { layer: Box::new(info.clone()), source },
+        PrepareError::Layer(cause) => PredictError::Layer { layer: Box::new(info.clone()), cause },
         PrepareError::Weight(error) => PredictError::Weight {
             place: Box::new(Place {
                 network: Arc::clone(&info.network),
@@ -244,7 +244,7 @@ pub(super) fn leaf(layer: &NeuralNetworkLayer, prepared: Prepare, info: &LayerIn
                 index: info.index,
                 field: error.field,
             }),
-            source: error.source,
+            cause: error.cause,
         },
     })?;
     Ok(match (prepared, &layer.layer) {
