@@ -192,7 +192,7 @@ fn temporary(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn lines_of_json() {
     let row = "[0, 1, 2, 3, 4, 5, 6, 7]";
-    let image = format!("[[{}]]", vec![row; 8].join(", "));
+    let image = format!("[[{}]]", [row; 8].join(", "));
     let text = format!(
         "{{\"image\": {image}, \"label\": 3}}\n\n{{\"image\": {image}, \"name\": \"b\", \"x\": 1}}\n{{\"image\": [[1], [2, 3]]}}\n"
     );

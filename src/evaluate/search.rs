@@ -452,7 +452,7 @@ impl Search<'_> {
         }
         let reaching = || tried.iter().enumerate().filter(|(_, (candidate, ..))| candidate.reaches);
         let chosen = match self.goal {
-            Goal::MaxBytes(_) => reaching().filter(|(_, (candidate, ..))| candidate.on_frontier).next_back(),
+            Goal::MaxBytes(_) => reaching().rfind(|(_, (candidate, ..))| candidate.on_frontier),
             _ => reaching().next(),
         };
         let Some((chosen, _)) = chosen else { return Err(EvaluateError::Unreachable { goal: self.goal, best }) };

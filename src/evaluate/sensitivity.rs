@@ -424,10 +424,9 @@ impl Job<'_> {
                 }
                 next += 1;
                 self.done += 1;
-                if let Some(progress) = &self.options.progress {
-                    if progress(EvaluateProgress { done: self.done, total }).is_break() {
-                        return Err(EvaluateError::Stopped);
-                    }
+                let stop = |progress: &Arc<Progress>| progress(EvaluateProgress { done: self.done, total }).is_break();
+                if self.options.progress.as_ref().is_some_and(stop) {
+                    return Err(EvaluateError::Stopped);
                 }
             }
             states

@@ -19,6 +19,8 @@ pub struct Difference {
     pub max_abs: f64,
     /// The mean of the differences' magnitudes.
     pub mean_abs: f64,
+    /// The largest magnitude of `y`.
+    pub peak: f64,
     /// How many pairs of values there are.
     pub values: u64,
     /// Pairs of which at least one value is infinite or no number, and which are not the same.
@@ -169,6 +171,7 @@ impl Sums {
             cosine: if both_zero { 1.0 } else { self.product / norms.max(f64::MIN_POSITIVE) },
             max_abs: self.largest,
             mean_abs: mean(self.magnitudes),
+            peak: self.peak,
             values: self.values,
             non_finite: self.non_finite,
         }
