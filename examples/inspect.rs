@@ -40,6 +40,11 @@ fn run(options: &Options) -> Result<(), Error> {
         print_features("output", &description.output);
     }
 
+    let mean_images = model.mean_images();
+    for mean_image in &mean_images {
+        println!("{mean_image}");
+    }
+
     #[derive(Default)]
     struct Total {
         layers: usize,
@@ -72,6 +77,11 @@ fn run(options: &Options) -> Result<(), Error> {
         }
     }
 
+    for mean_image in &mean_images {
+        let total = totals.entry("(mean image)").or_default();
+        total.values += mean_image.values;
+        total.bytes += mean_image.bytes();
+    }
     if !totals.is_empty() {
         println!("\n{:24} {:>8} {:>14} {:>14}", "layer type", "layers", "values", "bytes");
         for (layer_type, total) in &totals {

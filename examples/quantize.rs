@@ -11,10 +11,11 @@ use std::str::FromStr;
 use bytes::Bytes;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
+use coreml_quant::proto::NeuralNetworkLayer;
 use coreml_quant::{
     AdvancedSelector, ConfigError, Fold, FoldReason, FoldReport, LayerSelector, Linear, LinearRange, LinearSymmetric,
-    Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo, fold,
-    quantize_to_file,
+    Mode, Model, Nbits, Outcome, Plan, Planner, QuantConfig, Report, SaveOptions, Target, WeightInfo, fold_except,
+    layer_type, quantize_to_file,
 };
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -42,6 +43,9 @@ struct Options {
     /// Do not multiply batchnorm, scale and bias layers into the layer before them first.
     #[arg(long)]
     no_fold: bool,
+    /// Make the mean image that is subtracted from an image the weight of a bias layer first, and quantize that.
+    #[arg(long)]
+    mean_image_as_bias: bool,
     /// Say why layers were not multiplied into the layer before them.
     #[arg(long)]
     explain: bool,
@@ -159,8 +163,11 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let refuse = |kind, error: &dyn Display| -> ! { Options::command().error(kind, error).exit() };
     let result = match options.mode {
-        Some(Job::Fold) if options.no_fold || options.nbits.is_some() || options.targets.given() => {
-            refuse(ErrorKind::ArgumentConflict, &"mode fold goes neither with --no-fold nor with --nbits nor a target")
+        Some(Job::Fold)
+            if options.no_fold || options.mean_image_as_bias || options.nbits.is_some() || options.targets.given() =>
+        {
+            let what = "mode fold goes neither with --no-fold nor with --mean-image-as-bias nor --nbits nor a target";
+            refuse(ErrorKind::ArgumentConflict, &what)
         }
         Some(Job::Fold) => fold_only(&options),
         Some(Job::Quantize(mode)) if !options.targets.given() => match configure(mode, &options) {
@@ -201,7 +208,7 @@ fn configure(mode: Mode, options: &Options) -> Result<QuantConfig, ConfigError> 
         }
         _ => config,
     };
-    let mut config = config.with_selector(selector(options)?);
+    let mut config = config.with_selector(selector(options)?).with_mean_image_as_bias(options.mean_image_as_bias);
     if options.no_fold {
         config = config.with_fold(false);
     }
@@ -227,6 +234,7 @@ fn plan(options: &Options, model: &Model, selector: impl LayerSelector + 'static
     if options.no_fold {
         planner = planner.with_fold(false);
     }
+    planner = planner.with_mean_image_as_bias(options.mean_image_as_bias);
     Ok(planner.plan(model)?)
 }
 
@@ -257,7 +265,11 @@ fn quantize(options: &Options, model: &Model, config: QuantConfig) -> Result<(),
 }
 
 fn fold_only(options: &Options) -> Result<(), Box<dyn Error>> {
-    let folded = fold(&open(&options.input)?)?;
+    let keeps = |_: &str, layer: &NeuralNetworkLayer| {
+        options.skip_layer.contains(&layer.name)
+            || layer_type(layer).is_some_and(|kind| options.skip_layer_type.iter().any(|skipped| skipped == kind))
+    };
+    let folded = fold_except(&open(&options.input)?, keeps)?;
     folded.model.save(&options.output)?;
     finish(options, &folded.report, || json_of_folds(&folded.report))
 }

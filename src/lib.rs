@@ -38,11 +38,12 @@ mod quantizer;
 mod weight;
 
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
-pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold};
+pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
 pub use format::form::{Nbits, StoredForm};
 pub use format::{layer_type, layer_types, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
 pub use model::{DecodeOptions, Model, SaveOptions};
+pub use network::mean_image::{MeanImage, MeanImageObstacle};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
 pub use quantize::config::{Mode, Progress, QuantConfig};

@@ -195,6 +195,23 @@ fn float16_moves_the_layer_together() {
         let kept = |weight: (&str, StoredForm, Outcome)| weight.2 == Outcome::Kept(Reason::NotSelected);
         assert!(outcomes(&quantized).into_iter().all(kept), "{name}");
     }
+    // A weight that is float16 already counts as one that became it: the other one follows, and none is widened.
+    for (name, selected, others) in [("innerProduct", "weights", "bias"), ("convolution3d", "bias", "weights")] {
+        let layer = kind(name)
+            .layer(&mut |field, units, _| Some(if field == selected { float16(units) } else { float32(units) }));
+        let config = QuantConfig::float16().with_selector(move |weight: &WeightInfo<'_>| weight.field == selected);
+        let quantized = quantize(&model(vec![layer]), &config, name);
+        let mut outcomes = outcomes(&quantized);
+        outcomes.sort_by_key(|(field, ..)| *field == others);
+        assert_eq!(
+            outcomes,
+            [
+                (selected, StoredForm::Float16, Outcome::Kept(Reason::AlreadyStored)),
+                (others, StoredForm::Float16, Outcome::MovedAlong),
+            ],
+            "{name}"
+        );
+    }
     // Quantized weights beside it do not move.
     let layer = kind("innerProduct").layer(&mut |_, units, _| Some(float32(units)));
     let config = QuantConfig::linear(8).unwrap().with_selector(only_weights);
@@ -206,6 +223,51 @@ fn float16_moves_the_layer_together() {
             ("bias", StoredForm::Float32, Outcome::Kept(Reason::NotSelected)),
         ]
     );
+}
+
+/// Where Core ML takes no codes, asking for few bits gives float16: if that holds the values.
+#[test]
+fn float16_stands_in_where_no_codes_are_taken() {
+    let with_bias = |bias: f32| {
+        let give = |field: &str, units: usize| match field {
+            "bias" => WeightParams::from_floats(&vec![bias; units]),
+            _ => float32(units),
+        };
+        let layer = kind("convolution3d").layer(&mut |field, units, _| Some(give(field, units)));
+        Model::from_proto(model_of(Type::NeuralNetwork(network(vec![layer])), 1))
+    };
+    for (name, config) in configs() {
+        let quantized = quantize(&with_bias(0.5), &config, &name);
+        let bits: Vec<StoredForm> = quantized.report.weights.iter().map(|weight| weight.after).collect();
+        let is_float = matches!(name.as_str(), "dequantize" | "int8_matmul");
+        let form = if is_float { StoredForm::Float32 } else { StoredForm::Float16 };
+        assert_eq!(bits, [form; 2], "{name}");
+        if matches!(name.as_str(), "float16" | "dequantize" | "int8_matmul") {
+            continue;
+        }
+        assert_eq!(quantized.model.proto().specification_version, 2, "{name}");
+        assert!(quantized.report.weights.iter().all(|weight| weight.outcome == Outcome::Float16Instead), "{name}");
+        // A bias that is not selected moves along.
+        let quantized = quantize(&with_bias(0.5), &config.clone().with_selector(only_weights), &name);
+        assert_eq!(
+            outcomes(&quantized),
+            [
+                ("weights", StoredForm::Float16, Outcome::Float16Instead),
+                ("bias", StoredForm::Float16, Outcome::MovedAlong)
+            ],
+            "{name}"
+        );
+        // Beyond float16 the layer stays, even where nobody asked for a fallback; it is as good as ever.
+        for bad in [1e6, f32::NEG_INFINITY] {
+            for selected in [["weights", "bias"], ["weights", ""]] {
+                let select = move |weight: &WeightInfo<'_>| selected.contains(&weight.field);
+                let config = config.clone().with_selector(select).with_fallback(false);
+                let quantized = quantize(&with_bias(bad), &config, &name);
+                assert_eq!(quantized.report.weights[0].outcome, Outcome::Kept(Reason::OthersBeyondFloat16), "{name}");
+                assert_eq!(quantized.model, with_bias(bad), "{name}");
+            }
+        }
+    }
 }
 
 /// "Layers marked isUpdatable must keep unquantized weights"; "other layers of an updatable model may be quantized".
@@ -409,7 +471,11 @@ fn reasons_to_stay() {
             assert!(!outcomes.is_empty());
         }
     }
-    assert_eq!(outcome_of(all("convolution3d", float32), &eight()), [Outcome::Kept(Reason::FloatOnly); 2]);
+    assert_eq!(outcome_of(all("convolution3d", float16), &eight()), [Outcome::Kept(Reason::FloatOnly); 2]);
+    let floats_only = eight().with_float16_instead(false);
+    assert_eq!(outcome_of(all("convolution3d", float32), &floats_only), [Outcome::Kept(Reason::FloatOnly); 2]);
+    let int8 = QuantConfig::int8_matmul();
+    assert_eq!(outcome_of(all("convolution3d", float32), &int8), [Outcome::Kept(Reason::FloatOnly); 2]);
     assert_eq!(outcome_of(all("convolution3d", float32), &QuantConfig::float16()), [Outcome::Converted; 2]);
     assert_eq!(outcome_of(all("gru", float16), &QuantConfig::float16()), [Outcome::Kept(Reason::AlreadyStored); 9]);
     assert_eq!(outcome_of(all("gru", float32), &QuantConfig::dequantize()), [Outcome::Kept(Reason::AlreadyStored); 9]);

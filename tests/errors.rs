@@ -49,10 +49,19 @@ fn files_that_are_not_there() {
         Model::open(&path),
         Err(Error::Io { path: named, cause }) if named == path && cause.kind() == std::io::ErrorKind::NotFound
     );
+    // What is named is what was asked for, not the temporary file that could not be made.
     let path = folder.path().join("missing/digits.mlmodel");
-    assert_matches!(digits().save(&path), Err(Error::Io { .. }));
     let to_file = quantize_to_file(&digits(), &QuantConfig::float16(), &path, &SaveOptions::default());
-    assert_matches!(to_file, Err(Error::Io { .. }));
+    for error in [digits().save(&path).unwrap_err(), to_file.unwrap_err()] {
+        assert_eq!(error.to_string(), format!("{}: there is no such folder", path.display()));
+        assert_matches!(error, Error::Io { path: named, cause }
+            if named == path && cause.kind() == std::io::ErrorKind::NotFound);
+    }
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = digits().save(file.join("digits.mlmodel")).unwrap_err().to_string();
+    assert!(!error.contains("coreml-quant-"), "{error}");
+    fs::remove_file(&file).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

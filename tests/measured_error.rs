@@ -3,7 +3,10 @@
 mod common;
 
 use common::{digits, fixture_models};
-use coreml_quant::{Mode, Model, Outcome, QuantConfig, Reason, Report, compare, quantize_weights};
+use coreml_quant::proto::WeightParams;
+use coreml_quant::proto::model::Type;
+use coreml_quant::proto::neural_network_layer::Layer;
+use coreml_quant::{Mode, Model, Outcome, QuantConfig, Reason, Report, WeightInfo, compare, quantize_weights};
 
 /// The float32 values of every weight, in the order of the report.
 fn values(model: &Model) -> Vec<Vec<f32>> {
@@ -85,7 +88,62 @@ fn a_model_compared_with_itself_is_identical() {
 
 #[test]
 fn models_of_other_networks_are_refused() {
-    let folded = quantize_weights(&digits(), &QuantConfig::linear(8).unwrap()).unwrap().model;
-    let refused = compare(&digits(), &folded);
+    let mut other = digits();
+    match other.proto_mut().r#type.as_mut().unwrap() {
+        Type::NeuralNetworkClassifier(network) => network.layers.truncate(3),
+        other => panic!("{other:?}"),
+    }
+    let refused = compare(&digits(), &other);
     assert!(matches!(refused, Err(coreml_quant::Error::DifferentNetworks { .. })), "{refused:?}");
+}
+
+/// The report of a quantization and the comparison of its input with its output are the same, folded or not.
+#[test]
+fn what_was_folded_is_folded_before_it_is_compared() {
+    let model = digits();
+    let only_one =
+        QuantConfig::linear(8).unwrap().with_selector(|weight: &WeightInfo<'_>| weight.layer_name != "batchnorm_2");
+    for config in [QuantConfig::linear(8).unwrap(), QuantConfig::float16().with_fold(true), only_one] {
+        let quantized = quantize_weights(&model, &config).unwrap();
+        assert!(!quantized.report.folds.folds.is_empty());
+        for (one, other, swapped) in [(&model, &quantized.model, false), (&quantized.model, &model, true)] {
+            let compared = compare(one, other).unwrap();
+            assert_eq!(compared.folds.folds, quantized.report.folds.folds);
+            assert_eq!(compared.weights.len(), quantized.report.weights.len());
+            for (compared, reported) in compared.weights.iter().zip(&quantized.report.weights) {
+                let (before, after) =
+                    if swapped { (reported.after, reported.before) } else { (reported.before, reported.after) };
+                assert_eq!((&compared.place, compared.before, compared.after), (&reported.place, before, after));
+                let errors = [compared, reported].map(|weight| weight.distortion.unwrap().max_error());
+                assert!(close(errors[0], errors[1]), "{}: {errors:?}", reported.place);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_are_said_to_be_that() {
+    let with = |value: f32| {
+        let mut model = digits();
+        let Type::NeuralNetworkClassifier(network) = model.proto_mut().r#type.as_mut().unwrap() else { panic!() };
+        let weights = network.layers.iter_mut().find_map(|layer| match layer.layer.as_mut() {
+            Some(Layer::Convolution(params)) => params.weights.as_mut(),
+            _ => None,
+        });
+        let weights = weights.unwrap();
+        let mut values: Vec<f32> = weights.float_value.iter().collect();
+        values[3] = value;
+        *weights = WeightParams::from_floats(&values);
+        model
+    };
+    for (one, other) in [(f32::NAN, 1.0), (1.0, f32::NAN), (f32::INFINITY, 1.0), (f32::NAN, f32::INFINITY)] {
+        let report = compare(&with(one), &with(other)).unwrap();
+        let undefined = report.weights.iter().filter(|weight| !weight.distortion.unwrap().is_defined());
+        assert_eq!(undefined.count(), 1, "{one} {other}");
+        let text = report.to_string();
+        assert!(!text.contains("NaN dB"), "{text}");
+        assert!(text.ends_with("SQNR undefined: a weight has values that are NaN or infinite"), "{text}");
+    }
+    // Where nothing changed there is nothing to measure.
+    assert_eq!(compare(&with(f32::NAN), &with(f32::NAN)).unwrap().sqnr_db(), Some(f64::INFINITY));
 }

@@ -21,7 +21,7 @@ mod report;
 mod target;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -69,19 +69,38 @@ pub struct Folded {
 ///
 /// [`Error::NoNetwork`] if the model has no neural network.
 pub fn fold(model: &Model) -> Result<Folded, Error> {
+    fold_except(model, |_, _| false)
+}
+
+/// As [`fold`], with layers that stay exactly as they are: those for which `keeps` says so, given the path of their
+/// network and the layer, are neither folded into another one nor take one up.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network.
+pub fn fold_except(model: &Model, mut keeps: impl FnMut(&str, &NeuralNetworkLayer) -> bool) -> Result<Folded, Error> {
     model.require_network()?;
-    let (model, report) = fold_proto(model.proto());
+    let mut kept = BTreeSet::new();
+    walk::each_layer(model.proto(), &mut |at, layer| {
+        if keeps(at.network, layer) {
+            kept.insert(at.index);
+        }
+    });
+    let (model, report) = fold_proto(model.proto(), &kept);
     Ok(Folded { model: Model::from_proto(model), report })
 }
 
-/// As [`fold`], on the message.
-pub(crate) fn fold_proto(model: &proto::Model) -> (proto::Model, FoldReport) {
+/// As [`fold_except`], on the message, with the indices of the layers that stay as they are.
+pub(crate) fn fold_proto(model: &proto::Model, kept: &BTreeSet<usize>) -> (proto::Model, FoldReport) {
     let mut folded = model.clone();
     let mut report = FoldReport::default();
+    let mut index = 0;
     walk::change_networks(&mut folded, walk::ROOT, &mut |path, model| {
         let blobs = Blobs::of(model);
         if let Some((layers, _)) = walk::network_mut(model) {
-            Folder { blobs, step: 0, report: &mut report }.fold_network(&path.into(), layers);
+            let mut folder = Folder { blobs, step: 0, kept, index, report: &mut report };
+            folder.fold_network(&path.into(), layers);
+            index = folder.index;
         }
         // Folding needs no newer version.
         0
@@ -103,6 +122,10 @@ struct Folder<'r> {
     blobs: Blobs,
     /// Counts the layers as they are passed, from 1, those inside branches and loops before the layer around them.
     step: usize,
+    /// The layers that stay as they are, by their index among all layers of the model.
+    kept: &'r BTreeSet<usize>,
+    /// The index of the next layer.
+    index: usize,
     report: &'r mut FoldReport,
 }
 
@@ -118,6 +141,8 @@ struct Slot {
     name: Arc<str>,
     /// How many layers were folded into it.
     folds: usize,
+    /// Whether it stays as it is.
+    kept: bool,
 }
 
 /// Numbers that folding into one layer computes at most: a chain of thousands of layers over thousands of channels. A
@@ -131,14 +156,18 @@ impl Folder<'_> {
         let mut writers: HashMap<String, usize> = HashMap::new();
         for mut layer in layers.drain(..) {
             let name: Arc<str> = layer.name.as_str().into();
+            let kept = self.kept.contains(&self.index);
+            self.index += 1;
             for (field, inner) in walk::inner_networks_mut(&mut layer) {
                 self.fold_network(&walk::inner_path(path, &name, field).into(), &mut inner.layers);
             }
             self.step += 1;
             let before = layer.input.first().and_then(|input| writers.get(input)).copied();
-            let slot = match before.filter(|&before| self.try_fold(path, &mut slots[before], &layer, &name)) {
-                Some(before) => slots[before].joined_with(layer),
-                None => Slot { layer: Some(layer), target: None, step: self.step, name, folds: 0 },
+            let step = self.step;
+            let next = Slot { layer: Some(layer), target: None, step, name, folds: 0, kept };
+            let slot = match before.filter(|&before| self.try_fold(path, &mut slots[before], &next)) {
+                Some(before) => slots[before].joined_with(next),
+                None => next,
             };
             if let Some(layer) = &slot.layer {
                 self.blobs.written_by(layer, self.step);
@@ -157,16 +186,20 @@ impl Folder<'_> {
 
     /// Adds a layer to the one before it, and reports on that if the two are of the right kinds. Returns whether it was
     /// added.
-    fn try_fold(&mut self, path: &Arc<str>, before: &mut Slot, layer: &NeuralNetworkLayer, name: &Arc<str>) -> bool {
-        let Some(target) = before.layer.as_ref().filter(|target| takes(target, layer)) else { return false };
+    fn try_fold(&mut self, path: &Arc<str>, before: &mut Slot, next: &Slot) -> bool {
+        let (Some(target), Some(layer)) = (&before.layer, &next.layer) else { return false };
+        if !takes(target, layer) {
+            return false;
+        }
         let fold = Fold {
             network: Arc::clone(path),
-            layer: Arc::clone(name),
+            layer: Arc::clone(&next.name),
             layer_type: layer_type(layer).unwrap_or_default(),
             into: Arc::clone(&before.name),
             into_type: layer_type(target).unwrap_or_default(),
         };
-        let result = self.check(target, before, layer).and_then(|()| {
+        let kept = if before.kept || next.kept { Err(FoldReason::Skipped) } else { Ok(()) };
+        let result = kept.and_then(|()| self.check(target, before, layer)).and_then(|()| {
             let affine = Affine::of(layer)?;
             match &mut before.target {
                 Some(target) => target.fold(&affine),
@@ -254,15 +287,16 @@ impl Folder<'_> {
 
 impl Slot {
     /// Moves the layer to the place of the one that was folded into it, whose output it writes now.
-    fn joined_with(&mut self, next: NeuralNetworkLayer) -> Self {
-        let layer = self.layer.take().map(|mut layer| {
+    fn joined_with(&mut self, next: Self) -> Self {
+        let layer = self.layer.take().zip(next.layer).map(|(mut layer, next)| {
             layer.output = next.output;
             if !next.output_tensor.is_empty() {
                 layer.output_tensor = next.output_tensor;
             }
             layer
         });
-        Self { layer, target: self.target.take(), step: self.step, name: Arc::clone(&self.name), folds: self.folds + 1 }
+        let target = self.target.take();
+        Self { layer, target, step: self.step, name: Arc::clone(&self.name), folds: self.folds + 1, kept: false }
     }
 }
 

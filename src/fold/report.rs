@@ -50,6 +50,8 @@ pub struct NotFolded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FoldReason {
+    /// One of the layers is to stay as it is: the selector leaves it out.
+    Skipped,
     /// Another layer, perhaps inside a branch or a loop, reads what lies between the two.
     ReadElsewhere,
     /// What lies between the two is an output of the model, or what its training reads.
@@ -83,6 +85,7 @@ pub enum FoldReason {
 impl fmt::Display for FoldReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Skipped => "one of them is skipped",
             Self::ReadElsewhere => "another layer reads what lies between them",
             Self::Output => "what lies between them is an output",
             Self::WrittenTwice => "what lies between them is written more than once",

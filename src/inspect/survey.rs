@@ -8,6 +8,7 @@ use crate::format::form::StoredForm;
 use crate::format::proto::{NeuralNetworkLayer, WeightParams};
 use crate::format::slots_mut;
 use crate::model::{Model, walk};
+use crate::network::mean_image::{self, MeanImage};
 use crate::network::params;
 use crate::network::weights::{self, StoredWeight};
 use crate::weight::{Buffers, Payload, WeightSpec};
@@ -57,6 +58,11 @@ impl WeightSurvey<'_> {
 }
 
 impl Model {
+    /// The mean images that networks subtract from images: often large, and no weights.
+    pub fn mean_images(&self) -> Vec<MeanImage> {
+        mean_image::mean_images(self.proto())
+    }
+
     /// Every layer of every network: through pipelines, branches and loops, in the model's order.
     pub fn layers(&self) -> Vec<LayerSurvey<'_>> {
         let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! A Core ML model: read, looked at, written.
 
 mod decode;
+mod platform;
 pub(crate) mod walk;
 pub(crate) mod write;
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 use rayon::prelude::*;
 
+use super::platform::{self, write_at};
 use super::walk;
 use crate::error::Error;
 use crate::format::proto::{Model, WeightParams};
@@ -85,13 +86,12 @@ pub(crate) fn write_file(
     };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".coreml-quant-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // No more than the old file from the start; as for any new file, the umask takes from it.
-        builder.permissions(permissions.clone().unwrap_or_else(|| fs::Permissions::from_mode(0o666)));
-    }
-    let temporary = builder.tempfile_in(&folder).map_err(io(&folder))?;
+    platform::set_permissions(&mut builder, permissions.as_ref());
+    // The error speaks of the temporary file, which nobody asked for.
+    let temporary = builder.tempfile_in(&folder).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io(path)(io::Error::new(error.kind(), "there is no such folder")),
+        kind => io(path)(kind.into()),
+    })?;
     write_pieces(temporary.as_file(), skeleton, holes, produce, &|error| io(path)(error))?;
     if let Some(permissions) = permissions {
         temporary.as_file().set_permissions(permissions).map_err(io(path))?;
@@ -102,8 +102,7 @@ pub(crate) fn write_file(
     temporary.persist(&target).map_err(|error| io(path)(error.error))?;
     if options.sync {
         // The new name is in the folder.
-        #[cfg(unix)]
-        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(io(&folder))?;
+        platform::sync_folder(&folder).map_err(io(path))?;
     }
     Ok(())
 }
@@ -219,25 +218,5 @@ fn write_piece(
     }
     write_at(file, &gathered, offset).map_err(io)?;
     buffers.give_back(gathered);
-    Ok(())
-}
-
-/// Writes bytes at an offset, whatever other threads write elsewhere.
-#[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-/// Writes bytes at an offset, whatever other threads write elsewhere.
-#[cfg(windows)]
-fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes = &bytes[written..];
-        offset += written as u64;
-    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! stored, and what layers take their inputs for.
 
 pub(crate) mod layers;
+pub(crate) mod mean_image;
 pub(crate) mod params;
 pub(crate) mod rules;
 pub(crate) mod shape;

@@ -16,10 +16,10 @@ use crate::network::params;
 use crate::quantize::config::{Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
-use crate::quantize::prepare;
 use crate::quantize::report::{Outcome, Reason};
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantize::sites::{Site, plan};
+use crate::quantize::{Prepared, prepare};
 use crate::quantizer::{self, LinearRange, QuantizeContext};
 use crate::weight::distortion;
 use crate::weight::{Buffers, WeightView};
@@ -68,6 +68,7 @@ pub struct Planner {
     selector: Arc<dyn LayerSelector>,
     requantize: bool,
     fold: bool,
+    mean_image_as_bias: bool,
 }
 
 impl Planner {
@@ -81,6 +82,7 @@ impl Planner {
             selector: Arc::new(DefaultSelector),
             requantize: false,
             fold: true,
+            mean_image_as_bias: false,
         }
     }
 
@@ -132,6 +134,14 @@ impl Planner {
         self
     }
 
+    /// Whether mean images become the weights of bias layers first, see
+    /// [`QuantConfig::with_mean_image_as_bias`]. Default: no.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -140,7 +150,8 @@ impl Planner {
     /// every weight is larger than the target. An error that no choice keeps within cannot be asked for: keeping all
     /// weights is always one.
     pub fn plan(&self, model: &Model) -> Result<Plan, Error> {
-        let (model, _) = prepare(model, &self.config(QuantConfig::float16()))?;
+        let config = self.config(QuantConfig::float16());
+        let Prepared { model, unfolded, .. } = prepare(model, &config)?;
         let keep = QuantConfig::dequantize().with_selector(|_: &WeightInfo<'_>| false);
         let sites = plan(&model, &keep)?;
         let methods = self.methods();
@@ -150,7 +161,13 @@ impl Planner {
             let Some(quantizer) = method.quantizer() else { continue };
             for (site, allowed) in plan(&model, &self.config(QuantConfig::shared(quantizer)))?.iter().zip(&mut allowed)
             {
-                if site.outcome == Outcome::Converted {
+                let method = match site.outcome {
+                    Outcome::Converted => method,
+                    // A place that takes no codes.
+                    Outcome::Float16Instead => Method::Float16,
+                    _ => continue,
+                };
+                if !allowed.contains(&(method, site.after)) {
                     allowed.push((method, site.after));
                 }
             }
@@ -196,7 +213,12 @@ impl Planner {
                 bytes: form.byte_len(site.shape.units) as u64,
                 relative_error,
             });
-        Ok(Plan { fold: self.fold, weights: weights.collect() })
+        Ok(Plan {
+            mean_image_as_bias: self.mean_image_as_bias,
+            fold: self.fold,
+            unfolded: unfolded.into_iter().collect(),
+            weights: weights.collect(),
+        })
     }
 
     /// The methods to choose from.
@@ -216,6 +238,7 @@ impl Planner {
         let selector = Arc::clone(&self.selector);
         config
             .with_fold(self.fold)
+            .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_requantize(self.requantize)
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight))
     }

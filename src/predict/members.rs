@@ -287,13 +287,8 @@ impl Member {
         }
         for (nodes, root) in &self.trees {
             let mut at = *root;
-            let mut steps = 0;
             loop {
                 let node = nodes.get(&at).ok_or_else(|| format!("a tree has no node {at}"))?;
-                steps += 1;
-                if steps > nodes.len() {
-                    return Err("a tree runs in circles".to_owned());
-                }
                 if node.node_behavior() == TreeNodeBehavior::LeafNode {
                     for info in &node.evaluation_info {
                         let index = usize::try_from(info.evaluation_index).unwrap_or(usize::MAX);
@@ -329,7 +324,7 @@ fn goes_true(node: &TreeNode, value: f64) -> bool {
     }
 }
 
-/// The trees of an ensemble. The root is the node that is nobody's child.
+/// The trees of an ensemble. The root is the node that is nobody's child, and from it each other node is reached once.
 fn plant(params: &TreeEnsembleParameters) -> Outcome<Vec<(HashMap<u64, TreeNode>, u64)>> {
     let mut trees: Vec<(HashMap<u64, TreeNode>, u64)> = Vec::new();
     let mut places: HashMap<u64, usize> = HashMap::new();
@@ -341,34 +336,30 @@ fn plant(params: &TreeEnsembleParameters) -> Outcome<Vec<(HashMap<u64, TreeNode>
         trees[place].0.insert(node.node_id, node.clone());
     }
     for (nodes, root) in &mut trees {
-        let mut children = std::collections::HashSet::new();
-        for node in nodes.values().filter(|node| node.node_behavior() != TreeNodeBehavior::LeafNode) {
-            children.extend([node.true_child_node_id, node.false_child_node_id]);
-        }
+        let children_of = |node: &TreeNode| {
+            let children = [node.true_child_node_id, node.false_child_node_id];
+            children.into_iter().filter(|_| node.node_behavior() != TreeNodeBehavior::LeafNode).collect::<Vec<_>>()
+        };
+        let children: std::collections::HashSet<u64> = nodes.values().flat_map(children_of).collect();
         let roots: Vec<u64> = nodes.keys().copied().filter(|id| !children.contains(id)).collect();
         *root = match roots[..] {
             [root] => root,
             _ => return Err(format!("a tree has {} roots", roots.len())),
         };
-        let reached = reached(nodes, *root);
-        if reached != nodes.len() {
-            return Err(format!("a tree has {} nodes, of which {reached} are below its root {root}", nodes.len()));
+        let (mut waiting, mut reached) = (vec![*root], 0);
+        while let Some(node) = waiting.pop() {
+            let node = nodes.get(&node).ok_or_else(|| format!("a tree has no node {node}"))?;
+            reached += 1;
+            if reached > nodes.len() {
+                return Err("a node of a tree is the child of two".to_owned());
+            }
+            waiting.extend(children_of(node));
+        }
+        if reached < nodes.len() {
+            return Err(format!("{} nodes of a tree are not reached from its root", nodes.len() - reached));
         }
     }
     Ok(trees)
-}
-
-/// How many nodes are below a root, itself included. One that is a child twice counts once: it makes no circle, or the
-/// walk through the tree would end there.
-fn reached(nodes: &HashMap<u64, TreeNode>, root: u64) -> usize {
-    let (mut seen, mut open) = (std::collections::HashSet::new(), vec![root]);
-    while let Some(id) = open.pop() {
-        let Some(node) = nodes.get(&id).filter(|_| seen.insert(id)) else { continue };
-        if node.node_behavior() != TreeNodeBehavior::LeafNode {
-            open.extend([node.true_child_node_id, node.false_child_node_id]);
-        }
-    }
-    seen.len()
 }
 
 fn transformed(sums: &[f64], transform: TreeEnsemblePostEvaluationTransform) -> Vec<f64> {

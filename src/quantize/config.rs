@@ -1,5 +1,6 @@
 //! What to quantize, and how: [`QuantConfig`] and the modes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -140,9 +141,11 @@ pub struct QuantConfig {
     pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     pub(crate) requantize: bool,
     pub(crate) allow_growth: bool,
+    pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
     pub(crate) fold: bool,
+    pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
 }
 
@@ -229,7 +232,8 @@ impl QuantConfig {
     /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
     /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
     pub fn planned(plan: Plan) -> Self {
-        Self { fold: plan.fold, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+        let (fold, mean_image_as_bias) = (plan.fold, plan.mean_image_as_bias);
+        Self { fold, mean_image_as_bias, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
     }
 
     /// A quantizer of the caller's.
@@ -250,8 +254,10 @@ impl QuantConfig {
             progress: None,
             requantize: false,
             allow_growth: false,
+            float16_instead: true,
             fallback: None,
             fold: true,
+            mean_image_as_bias: false,
             measure: true,
         }
     }
@@ -341,10 +347,18 @@ impl QuantConfig {
     }
 
     /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
-    /// modes below 16 bits, as coremltools does.
+    /// modes below 16 bits, as coremltools does. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
         self.fold = fold;
+        self
+    }
+
+    /// Whether weights that Core ML takes in floats only (those of `convolution3d` layers) become float16 when fewer bits
+    /// are asked for, where float16 holds them. Default: yes; else they stay as they are.
+    #[must_use]
+    pub fn with_float16_instead(mut self, float16_instead: bool) -> Self {
+        self.float16_instead = float16_instead;
         self
     }
 
@@ -364,11 +378,34 @@ impl QuantConfig {
         self
     }
 
+    /// Whether the mean image that a network subtracts from an image becomes the weight of a `bias` layer first: the same
+    /// numbers, which are quantized like those of any layer, exactly where they are few. Only where that changes nothing
+    /// else: [`MeanImageObstacle`](crate::MeanImageObstacle) lists what can be in the way, and the report tells what is.
+    /// Default: mean images stay in the preprocessing, in float32.
+    #[must_use]
+    pub fn with_mean_image_as_bias(mut self, mean_image_as_bias: bool) -> Self {
+        self.mean_image_as_bias = mean_image_as_bias;
+        self
+    }
+
     /// Calls `progress` after each weight, from whichever thread finished it.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
+    }
+
+    /// Whether a weight stays as it is, whatever it could become.
+    pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
+        !self.selector.selects(weight)
+    }
+
+    /// The layers that the plan does not fold, by their index.
+    pub(crate) fn planned_unfolded(&self) -> BTreeSet<usize> {
+        match &self.choice {
+            Choice::One(_) => BTreeSet::new(),
+            Choice::Planned(plan) => plan.unfolded.iter().copied().collect(),
+        }
     }
 
     /// Whether the weights of a layer stay as they are if their new form cannot hold them.
@@ -379,7 +416,7 @@ impl QuantConfig {
 
     /// What converts the weight with an index, or why it stays.
     pub(crate) fn choose(&self, index: usize, weight: &WeightInfo<'_>) -> Result<Arc<dyn Quantizer>, Reason> {
-        if !self.selector.selects(weight) {
+        if self.skips(weight) {
             return Err(Reason::NotSelected);
         }
         if let Some((_, quantizer)) = self.rules.iter().find(|(selector, _)| selector.selects(weight)) {
@@ -426,8 +463,10 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
             .field("fold", &self.fold)
+            .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
             .finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::report::{Outcome, Reason};
+use super::report::Reason;
 use super::sites::{Site, agree};
 use crate::error::WeightError;
 use crate::format::form::StoredForm;
@@ -22,8 +22,7 @@ pub(crate) fn stay_exact(sites: &mut [Site<'_>], used_as: ValueUse) {
         return;
     }
     for site in sites.iter_mut().filter(|site| site.converter().is_some()) {
-        site.after = site.before;
-        site.outcome = Outcome::Kept(Reason::MustBeExact { used_as });
+        site.keep(Reason::MustBeExact { used_as });
     }
     // What is left of a mix of float types becomes float32.
     agree(sites, false);

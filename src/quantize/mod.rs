@@ -10,7 +10,7 @@ pub(crate) mod selector;
 pub(crate) mod sites;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use self::config::{Progress, QuantConfig};
 use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
+use self::selector::WeightInfo;
 use self::sites::{Site, plan};
 use crate::error::{Error, Refused, WeightError};
 use crate::fold::{FoldReport, fold_proto, has_foldable};
@@ -26,7 +27,8 @@ use crate::format::form::StoredForm;
 use crate::format::proto::{self, WeightParams};
 use crate::format::weight_params::Hole;
 use crate::model::{Model, SaveOptions, walk, write};
-use crate::network::{layers, params, rules};
+use crate::network::mean_image::{MeanImage, make_biases, mean_images};
+use crate::network::{layers, params, rules, weights};
 use crate::quantizer::{self, QuantizeContext};
 use crate::weight::Buffers;
 use crate::weight::distortion::Distortion;
@@ -51,7 +53,7 @@ pub struct Quantized {
 /// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
 /// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
-    let (model, folds) = prepare(model, config)?;
+    let Prepared { model, folds, .. } = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
@@ -73,7 +75,7 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(folds, sites, measured) })
+    Ok(Quantized { model: Model::from_proto(quantized), report: report(mean_images(&model), folds, sites, measured) })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -90,7 +92,7 @@ pub fn quantize_to_file(
     path: impl AsRef<std::path::Path>,
     options: &SaveOptions,
 ) -> Result<Report, Error> {
-    let (model, folds) = prepare(model, config)?;
+    let Prepared { model, folds, .. } = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let job = Job::new(config, &sites);
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
@@ -104,20 +106,49 @@ pub fn quantize_to_file(
     })
     .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
-    Ok(report(folds, sites, measured))
+    Ok(report(mean_images(&model), folds, sites, measured))
 }
 
-/// The model whose weights are planned: folded first, if the configuration says so.
-pub(crate) fn prepare<'m>(
-    model: &'m Model,
-    config: &QuantConfig,
-) -> Result<(Cow<'m, proto::Model>, FoldReport), Error> {
+/// The model whose weights are planned.
+pub(crate) struct Prepared<'m> {
+    /// The model itself, or what was made of it: mean images as bias layers, layers folded.
+    pub model: Cow<'m, proto::Model>,
+    /// What was folded.
+    pub folds: FoldReport,
+    /// The layers that folding left as they are because they are skipped, by their index before it.
+    pub unfolded: BTreeSet<usize>,
+}
+
+/// Makes the model whose weights are planned.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network.
+pub(crate) fn prepare<'m>(model: &'m Model, config: &QuantConfig) -> Result<Prepared<'m>, Error> {
     model.require_network()?;
-    if !config.fold || !has_foldable(model.proto()) {
-        return Ok((Cow::Borrowed(model.proto()), FoldReport::default()));
+    let mut model = Cow::Borrowed(model.proto());
+    if config.mean_image_as_bias && mean_images(&model).iter().any(|mean| mean.obstacle.is_none()) {
+        make_biases(model.to_mut(), &|_, _| true);
     }
-    let (folded, report) = fold_proto(model.proto());
-    Ok((Cow::Owned(folded), report))
+    if !config.fold || !has_foldable(&model) {
+        return Ok(Prepared { model, folds: FoldReport::default(), unfolded: BTreeSet::new() });
+    }
+    let unfolded = unfolded(&model, config);
+    let (folded, folds) = fold_proto(&model, &unfolded);
+    Ok(Prepared { model: Cow::Owned(folded), folds, unfolded })
+}
+
+/// The layers with weights that folding leaves as they are, by their index: those of which the configuration skips every
+/// weight, and those of its plan.
+fn unfolded(model: &proto::Model, config: &QuantConfig) -> BTreeSet<usize> {
+    let mut found = config.planned_unfolded();
+    weights::each(model, &mut |layer| {
+        if !layer.weights.is_empty() && layer.weights.iter().all(|weight| config.skips(&WeightInfo::of(&layer, weight)))
+        {
+            found.insert(layer.at.index);
+        }
+    });
+    found
 }
 
 /// The error of a job: if it is that a weight's values cannot be stored, all such weights.
@@ -139,7 +170,7 @@ fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
 fn encoded_len(site: &Site<'_>) -> usize {
     match site.outcome {
         Outcome::Kept(_) => prost::Message::encoded_len(site.params),
-        Outcome::Converted | Outcome::MovedAlong => {
+        Outcome::Converted | Outcome::Float16Instead | Outcome::MovedAlong => {
             params::encoded_len(site.after, site.shape.units, site.params.is_updatable)
         }
     }
@@ -163,7 +194,7 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
                 let (Some(place), Some(found)) = (weight.params, found) else { continue };
                 let (site, params) = new.swap_remove(found);
                 *place = params;
-                if site.outcome != Outcome::Converted {
+                if matches!(site.outcome, Outcome::Kept(_)) {
                     continue;
                 }
                 version = version.max(site.after.specification_version());
@@ -240,7 +271,12 @@ impl<'a> Job<'a> {
     }
 }
 
-fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distortion>>) -> Report {
+fn report(
+    mean_images: Vec<MeanImage>,
+    folds: FoldReport,
+    sites: Vec<Site<'_>>,
+    measured: Vec<Option<Distortion>>,
+) -> Report {
     let weights = sites.into_iter().zip(measured).map(|(site, distortion)| WeightReport {
         place: site.place,
         shape: site.shape.dims,
@@ -249,5 +285,5 @@ fn report(folds: FoldReport, sites: Vec<Site<'_>>, measured: Vec<Option<Distorti
         outcome: site.outcome,
         distortion,
     });
-    Report { folds, weights: weights.collect() }
+    Report { mean_images, folds, weights: weights.collect() }
 }

@@ -14,8 +14,15 @@ use crate::weight::distortion;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Plan {
+    /// Whether mean images become the weights of bias layers first.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub mean_image_as_bias: bool,
     /// Whether batchnorm, scale and bias layers are folded first; the weights are those after it.
     pub fold: bool,
+    /// The layers that folding leaves as they are, because the planner's selector skips them: their indices among all
+    /// layers of the model, in its order.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub unfolded: Vec<usize>,
     /// The weights, in the order of the model.
     pub weights: Vec<PlannedWeight>,
 }

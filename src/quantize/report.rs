@@ -6,6 +6,7 @@ use std::fmt;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
+use crate::network::mean_image::MeanImage;
 use crate::network::uses::ValueUse;
 use crate::weight::distortion::{self, Distortion};
 
@@ -16,6 +17,9 @@ use crate::weight::distortion::{self, Distortion};
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
+    /// The mean images that stay in the preprocessing of the networks, in float32: see
+    /// [`QuantConfig::with_mean_image_as_bias`](crate::QuantConfig::with_mean_image_as_bias).
+    pub mean_images: Vec<MeanImage>,
     /// What was folded before anything was quantized.
     pub folds: FoldReport,
     /// The weights, in the order of the model.
@@ -47,6 +51,9 @@ pub struct WeightReport {
 pub enum Outcome {
     /// It was quantized, or dequantized, as asked.
     Converted,
+    /// Codes were asked for where Core ML takes none: it became float16 instead, see
+    /// [`QuantConfig::with_float16_instead`](crate::QuantConfig::with_float16_instead).
+    Float16Instead,
     /// It was not selected, but the float weights of a layer must agree in their type, and others became float16.
     MovedAlong,
     /// It stays as it was.
@@ -169,6 +176,8 @@ pub struct Totals {
     pub bytes_before: u64,
     /// Bytes they take now.
     pub bytes_after: u64,
+    /// Bytes of the mean images, which are no weights and are not in the sums above.
+    pub mean_image_bytes: u64,
     /// Values that are too small for float16, see [`Distortion::underflows`]; `None` if that was not measured.
     pub underflows: Option<u64>,
 }
@@ -176,7 +185,8 @@ pub struct Totals {
 impl Report {
     /// The sums over all weights.
     pub fn totals(&self) -> Totals {
-        let none = Totals { underflows: Some(0), ..Totals::default() };
+        let mean_image_bytes = self.mean_images.iter().map(|mean| mean.bytes() as u64).sum();
+        let none = Totals { mean_image_bytes, underflows: Some(0), ..Totals::default() };
         self.weights.iter().fold(none, |sum, weight| Totals {
             weights: sum.weights + 1,
             converted: sum.converted + usize::from(!matches!(weight.outcome, Outcome::Kept(_))),
@@ -184,6 +194,7 @@ impl Report {
             bytes_before: sum.bytes_before + weight.bytes_before() as u64,
             bytes_after: sum.bytes_after + weight.bytes_after() as u64,
             underflows: sum.underflows.zip(weight.distortion).map(|(sum, distortion)| sum + distortion.underflows()),
+            mean_image_bytes: sum.mean_image_bytes,
         })
     }
 
@@ -266,6 +277,9 @@ impl fmt::Display for Report {
             .map(|weight| {
                 let mut stored = match weight.outcome {
                     Outcome::Converted => format!("{} -> {}", weight.before, weight.after),
+                    Outcome::Float16Instead => {
+                        format!("{} -> {}, {}", weight.before, weight.after, Reason::FloatOnly)
+                    }
                     Outcome::MovedAlong => format!("{} -> {}, as the layer's others", weight.before, weight.after),
                     Outcome::Kept(reason) => format!("{}, {reason}", weight.before),
                 };
@@ -296,6 +310,9 @@ impl fmt::Display for Report {
                 if index + 1 == row.len() { writeln!(f, "{cell}")? } else { write!(f, "{cell:width$}  ")? }
             }
         }
+        for mean_image in &self.mean_images {
+            writeln!(f, "{mean_image}")?;
+        }
         let totals = self.totals();
         write!(
             f,
@@ -305,8 +322,17 @@ impl fmt::Display for Report {
         if totals.bytes_before > 0 {
             write!(f, " ({:.1} %)", 100.0 * totals.bytes_after as f64 / totals.bytes_before as f64)?;
         }
+        if totals.mean_image_bytes > 0 {
+            write!(f, ", and {} bytes of mean images", totals.mean_image_bytes)?;
+        }
         if let Some(sqnr) = self.sqnr_db() {
             write!(f, ", SQNR {}", decibels(sqnr))?;
+        }
+        let undefined = self.weights.iter().filter(|weight| weight.distortion.is_some_and(|d| !d.is_defined()));
+        match undefined.count() {
+            0 => {}
+            1 => write!(f, ": a weight has values that are NaN or infinite")?,
+            count => write!(f, ": {count} weights have values that are NaN or infinite")?,
         }
         if let Some(underflows) = totals.underflows.filter(|&values| values > 0) {
             write!(f, ", {underflows} values too small for float16")?;
@@ -317,5 +343,9 @@ impl fmt::Display for Report {
 
 /// A ratio in decibels, for a table.
 fn decibels(sqnr: f64) -> String {
-    if sqnr == f64::INFINITY { "exact".to_owned() } else { format!("{sqnr:.1} dB") }
+    match sqnr {
+        f64::INFINITY => "exact".to_owned(),
+        _ if sqnr.is_nan() => "undefined".to_owned(),
+        _ => format!("{sqnr:.1} dB"),
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
+use crate::network::weights::{LayerWeights, StoredWeight};
 
 /// What a selector sees of a weight.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +29,25 @@ pub struct WeightInfo<'a> {
     pub shape: &'a [usize],
 }
 
+impl<'a> WeightInfo<'a> {
+    /// One of a layer's weights. Without a shape, if the layer's sizes make none.
+    pub(crate) fn of(layer: &'a LayerWeights<'_, 'a>, weight: &'a StoredWeight<'a>) -> Self {
+        Self {
+            network: layer.at.network,
+            inside: layer.at.inside,
+            layer: layer.layer,
+            layer_name: &layer.layer.name,
+            layer_type: layer.layer_type.unwrap_or_default(),
+            field: &weight.field,
+            shape: weight.shape.as_ref().map_or(&[], |shape| &shape.dims),
+        }
+    }
+}
+
 /// Chooses the weights that are quantized; the others stay as they are.
+///
+/// A layer of which no weight is selected stays as it is altogether: it is neither folded into another one nor is another
+/// one folded into it.
 ///
 /// A closure is a selector:
 ///

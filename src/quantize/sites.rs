@@ -61,7 +61,7 @@ impl<'m> Site<'m> {
     }
 
     /// The weight stays as it is, for a reason.
-    fn keep(&mut self, reason: Reason) {
+    pub(crate) fn keep(&mut self, reason: Reason) {
         self.after = self.before;
         self.outcome = Outcome::Kept(reason);
     }
@@ -97,7 +97,7 @@ fn plan_layer<'m>(
     config: &QuantConfig,
     sites: &mut Vec<Site<'m>>,
 ) -> Result<(), Error> {
-    let LayerWeights { at, layer, layer_type: Some(layer_type), .. } = *weights else { return Ok(()) };
+    let LayerWeights { at, layer, layer_type: Some(_), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
     let updatable = layers::is_updatable(layer);
@@ -105,15 +105,7 @@ fn plan_layer<'m>(
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
         let (params, shape, before) = weight.stored().map_err(fail)?;
-        let info = WeightInfo {
-            network: at.network,
-            inside: at.inside,
-            layer,
-            layer_name: &layer.name,
-            layer_type,
-            field: &place.field,
-            shape: &shape.dims,
-        };
+        let info = WeightInfo::of(weights, weight);
         config.check_planned(sites.len(), &info)?;
         let chosen = match weight.rule {
             Rule::LeaveAlone => Err(Reason::LeftAlone),
@@ -128,14 +120,16 @@ fn plan_layer<'m>(
             Err(reason) => Err(*reason),
         };
         let (after, outcome) = match decision {
-            Ok(form) => (form, Outcome::Converted),
+            Ok((form, outcome)) => (form, outcome),
             Err(reason) => (before, Outcome::Kept(reason)),
         };
         let shape = shape.clone();
         sites.push(Site { place, shape, params, before, after, outcome, quantizer: chosen.ok() });
     }
     let sites = &mut sites[first..];
-    let fallback = config.fallback(layer);
+    // What is float16 though nobody asked for it falls back in any case.
+    let instead = sites.iter().any(|site| site.outcome == Outcome::Float16Instead);
+    let fallback = instead || config.fallback(layer);
     if fallback {
         for site in sites.iter_mut() {
             let refused = site.converter().and_then(|quantizer| site.refusal(quantizer, site.after));
@@ -164,7 +158,7 @@ fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredFo
     Ok(form)
 }
 
-/// The form a selected weight gets, or the reason for which it stays.
+/// The form a selected weight gets and how that came about, or the reason for which it stays.
 fn decide(
     weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
@@ -173,14 +167,20 @@ fn decide(
     before: StoredForm,
     target: StoredForm,
     units: usize,
-) -> Result<StoredForm, Reason> {
+) -> Result<(StoredForm, Outcome), Reason> {
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
     if target != StoredForm::Float32 && updatable {
         return Err(Reason::Updatable);
     }
-    rule.permits(target)?;
+    let is_codes = matches!(target, StoredForm::Linear { .. } | StoredForm::LookupTable { .. });
+    let (target, outcome) = match rule.permits(target) {
+        Err(Refusal::FloatOnly) if is_codes && before == StoredForm::Float32 && config.float16_instead => {
+            (StoredForm::Float16, Outcome::Float16Instead)
+        }
+        permitted => permitted.map(|()| (target, Outcome::Converted))?,
+    };
     if target == StoredForm::Int8 {
         rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
     }
@@ -191,7 +191,7 @@ fn decide(
     if !config.allow_growth && bytes >= before.byte_len(units) {
         return Err(Reason::WouldNotShrink { bytes });
     }
-    Ok(target)
+    Ok((target, outcome))
 }
 
 impl From<Refusal> for Reason {
@@ -218,7 +218,9 @@ pub(crate) fn agree(sites: &mut [Site<'_>], fallback: bool) {
     if !mixed(sites) {
         return;
     }
-    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && site.outcome == Outcome::Converted;
+    // What was asked for and is so already was asked for all the same.
+    let asked = [Outcome::Converted, Outcome::Float16Instead, Outcome::Kept(Reason::AlreadyStored)];
+    let is_asked = |site: &Site<'_>| site.after == StoredForm::Float16 && asked.contains(&site.outcome);
     let follows = |site: &Site<'_>| site.after == StoredForm::Float32 && is_checked(site);
     let cannot = |site: &Site<'_>| follows(site) && site.refusal(&Float16, StoredForm::Float16).is_some();
     let mut narrowing = sites.iter().any(is_asked);

@@ -12,7 +12,7 @@ use crate::kernels::float16;
 
 use super::{Payload, WeightView};
 
-/// How much storing changed the values of a weight.
+/// How much storing changed the values of a weight. Undefined, NaN, where values are not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Distortion {
     relative: f64,
@@ -42,7 +42,12 @@ impl Distortion {
         decibels(self.relative)
     }
 
-    /// The largest `|w - w'|`.
+    /// Whether the figures say anything: not if values are NaN or infinite.
+    pub fn is_defined(&self) -> bool {
+        !self.relative.is_nan()
+    }
+
+    /// The largest `|w - w'|`; of the finite ones, if [`is_defined`](Self::is_defined) is false.
     pub fn max_error(&self) -> f64 {
         self.max_error
     }

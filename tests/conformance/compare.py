@@ -46,17 +46,20 @@ def quantized_bytes(weight, mode, nbits):
     return ceil(weight.count * nbits / 8) + (4 << nbits if mode.endswith("lut") else 8 * channels)
 
 
+def mode_of(weight, mode):
+    """The mode of a weight: where Core ML takes no codes, fewer bits mean float16 (coremltools leaves float32)."""
+    return "float16" if weight.float_only and mode != "dequantize" else mode
+
+
 def reason_to_stay(weight, mode, nbits):
     """Why a weight must come out as it went in, or None."""
-    source = cw.stored_as(weight.params)
+    source, mode = cw.stored_as(weight.params), mode_of(weight, mode)
     if mode == "dequantize":
         return "already float32" if source == "float32" else None
     if weight.layer.isUpdatable or weight.params.isUpdatable:
         return "updatable"
     if source in ("nbit", "int8"):
         return "already quantized"
-    if weight.float_only and mode != "float16":
-        return "no n bits here"
     if quantized_bytes(weight, mode, nbits) >= weight.count * (4 if source == "float32" else 2):
         return "would not shrink"
     return None
@@ -281,7 +284,7 @@ def check_model(before, after, mode, nbits, kmeans):
             continue
         compared += 1
         # The shape as it came out must be the source's; the rest of the layer is compared below.
-        complaint = checks[mode](cw.decode(w), cw.Weight(out.path, out.layer, out.field, out.params, w.shape, w.axis), nbits)
+        complaint = checks[mode_of(w, mode)](cw.decode(w), cw.Weight(out.path, out.layer, out.field, out.params, w.shape, w.axis), nbits)
         if complaint:
             findings.append(f"{w.path}: {complaint}")
     findings += [f"{path}: a new weight" for path in results]

@@ -52,6 +52,8 @@ def right(model, mode, nbits):
         if mode == "dequantize":
             if source == "int8":
                 compare.int8_flags_off(out, {w.path})
+        elif w.float_only:
+            reference.quantize(w.params, 16, reference.MODES["float16"], w.shape, w.axis)
         elif mode == "kmeans_lut":
             kmeans(w.params, values, nbits)
         else:
@@ -151,7 +153,10 @@ FAULTS = [
     ("digits", "kmeans_lut", 8, "grown", on("8:dense_1.bias", lambda p: kmeans(p, np.array(p.floatValue), 8))),
     ("gru", "linear", 1, "padding", raw("0:with_bias.updateGateWeightMatrix", -1, 1)),
     ("convolution3d", "linear", 4, "quantized, though rejected", on(
-        "0:plain.weights", lambda p: reference.quantize(p, 4, reference.MODES["linear"], (len(p.floatValue),), 0))),
+        "0:plain.weights", lambda p: (set_float32(p, np.frombuffer(p.float16Value, "<f2")), reference.quantize(
+            p, 4, reference.MODES["linear"], (len(p.floatValue),), 0)))),
+    ("convolution3d", "linear", 4, "left in float32", on(
+        "0:plain.weights", lambda p: set_float32(p, np.frombuffer(p.float16Value, "<f2")))),
     ("updatable", "linear", 4, "an updatable weight", on(
         "1:trained.weights", lambda p: reference.quantize(p, 4, reference.MODES["linear"], (3, 8), 0))),
     ("quantized", "linear", 4, "quantized again", raw("0:linear8.weights", 0, 1)),
