@@ -258,11 +258,12 @@ fn carried_out(source: Source, report: &Report) -> Plan {
             relative_error: weight.distortion.map_or(0.0, |distortion| distortion.relative_error()),
         }
     };
-    let fold = match &source {
-        Source::Planned(plan) => plan.fold,
-        Source::Uniform(_) => true,
-    };
-    Plan { fold, weights: report.weights.iter().enumerate().map(weight).collect() }
+    let weights = report.weights.iter().enumerate().map(weight).collect();
+    match &source {
+        Source::Planned(plan) => Plan { weights, ..plan.clone() },
+        // As `QuantConfig::shared` does it.
+        Source::Uniform(_) => Plan { mean_image_as_bias: false, fold: true, unfolded: Vec::new(), weights },
+    }
 }
 
 /// Bits a value that are planned for at first.
