@@ -24,6 +24,8 @@
 #[cfg(feature = "predict")]
 mod calibrate;
 mod error;
+#[cfg(feature = "predict")]
+pub mod evaluate;
 mod fold;
 mod format;
 mod inspect;
@@ -32,7 +34,6 @@ mod model;
 mod network;
 mod planner;
 #[cfg(feature = "predict")]
-#[allow(dead_code, reason = "single layers are run and replaced by comparison and calibration")]
 pub mod predict;
 mod program;
 mod quantize;

@@ -17,7 +17,7 @@ use coreml_quant::proto::model::Type;
 use coreml_quant::proto::{self, Pipeline};
 use coreml_quant::{
     DeploymentTarget, Error, Granularity, Model, Outcome, Package, ProgramForm, Pruning, QuantConfig, Quantized,
-    Reason, SaveOptions, StoredForm, WeightInfo, WeightReport, quantize_to_file, quantize_weights,
+    Reason, SaveOptions, StoredForm, SymmetricBits, WeightInfo, WeightReport, quantize_to_file, quantize_weights,
 };
 use half::f16;
 use proptest::prelude::*;
@@ -404,10 +404,10 @@ fn every_form_decodes_to_what_the_report_says() {
 
 #[test]
 fn least_squares_is_never_worse() {
-    use coreml_quant::{LinearRange, LinearSymmetric, Nbits};
+    use coreml_quant::{LinearRange, LinearSymmetric};
     let original = small("CoreML8", 9);
     let error = |range| {
-        let quantizer = LinearSymmetric::new(Nbits::FOUR).with_range(range);
+        let quantizer = LinearSymmetric::new(SymmetricBits::FOUR).with_range(range);
         let config = QuantConfig::custom(quantizer).with_granularity(Granularity::PerBlock(4));
         quantize_weights(&original, &config).unwrap().report.sqnr_db().unwrap()
     };
