@@ -98,10 +98,9 @@ fn bytes_that_are_no_model() {
     };
     assert_matches!(open(b""), NotAModel::Empty);
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
-    assert_matches!(
-        open(pointer),
-        NotAModel::Text { start } if start == "version https://git-lfs.github.com/spec/v1"
-    );
+    assert_matches!(open(pointer), NotAModel::LfsPointer);
+    assert_matches!(open(b"book\0\0\0\0mark\0\0\0\08\0\0\0"), NotAModel::Alias);
+    assert_matches!(open(b"version 1 of nothing\n"), NotAModel::Text { start } if start == "version 1 of nothing");
     assert_matches!(open(b"<!DOCTYPE html>\r\n<html>"), NotAModel::Text { start } if start == "<!DOCTYPE html>");
     let whole = digits().to_bytes();
     for len in [whole.len() - 1, whole.len() / 2, 100] {
@@ -568,6 +567,7 @@ fn chains_do_not_repeat_themselves() {
         Error::DifferentNetworks { original: "one".to_owned(), other: "two".to_owned() },
         Error::PlanMismatch { index: 0, found: "one".to_owned(), planned: "two".to_owned() },
         Error::TargetTooSmall { target: 1, least: 2 },
+        Error::Cancelled,
         Error::Config(QuantConfig::linear(9).unwrap_err()),
         damaged,
         malformed,
