@@ -3,7 +3,7 @@
     python programs.py COMPRESS PACKAGE...
 
 COMPRESS is the built example `compress`. For each package and each configuration: `milproto.load` accepts the output, and
-what `decompress_weights` gives is within half a step of the original. Where coremltools compresses the same way, the
+what it decompresses to has the constants of the original. Where coremltools compresses the same way, the
 weights that it makes have the same bits (linear, pruning), or no less error (tables).
 """
 
@@ -36,7 +36,7 @@ CONFIGURATIONS = [
     ("3-bit tables", "kmeans_lut 3", None, None),
     ("1-bit tables", "kmeans_lut 1", None, None),
     ("8-bit tables", "kmeans_lut 8", None, None),
-    ("uniform tables", "linear_lut 4", lambda: cto.OpPalettizerConfig(mode="uniform", nbits=4), "equal"),
+    ("uniform tables", "linear_lut 4", lambda: cto.OpPalettizerConfig(mode="uniform", nbits=4), "no worse"),
     ("sparsity", "prune prune=sparsity:0.5", lambda: cto.OpMagnitudePrunerConfig(target_sparsity=0.5), "equal"),
     ("sparsity 0.75", "prune prune=sparsity:0.75", lambda: cto.OpMagnitudePrunerConfig(target_sparsity=0.75), "equal"),
     ("blocks of 2", "prune prune=blocks:0.5,2,0",
