@@ -403,6 +403,9 @@ impl fmt::Display for Report {
         if let Some(sqnr) = self.sqnr_db() {
             write!(f, ", SQNR {}", decibels(sqnr))?;
         }
+        if let Some(calibration) = &self.calibration {
+            write!(f, "\n{calibration}")?;
+        }
         let undefined = self.weights.iter().filter(|weight| weight.distortion.is_some_and(|d| !d.is_defined()));
         match undefined.count() {
             0 => {}
