@@ -409,7 +409,6 @@ fn nothing_grows_unless_asked_for() {
         ("kmeans_lut", QuantConfig::kmeans_lut(8).unwrap(), 330..365),
         ("linear_lut", QuantConfig::linear_lut(7).unwrap(), 155..185),
         ("linear", QuantConfig::linear(4).unwrap(), 1..30),
-        ("float16", QuantConfig::float16(), 1..4),
     ];
     for (name, config, range) in configs {
         let mut shrunk = Vec::new();
