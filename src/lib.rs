@@ -22,6 +22,8 @@
 )]
 
 mod error;
+#[cfg(feature = "predict")]
+pub mod evaluate;
 mod fold;
 mod format;
 mod inspect;
@@ -30,7 +32,6 @@ mod model;
 mod network;
 mod planner;
 #[cfg(feature = "predict")]
-#[allow(dead_code, reason = "single layers are run and replaced by comparison and calibration")]
 pub mod predict;
 mod quantize;
 mod quantizer;

@@ -410,6 +410,60 @@ fn predict_runs_a_model() {
     assert!(place.refused(1, "predict a.mlmodel --input image=none.npy").contains("none.npy"));
 }
 
+/// The held-out digits, as arrays and labels of one file.
+fn write_samples(place: &Place) {
+    let text = fs::read_to_string(fixture("digits/samples.csv")).unwrap();
+    let mut lines = String::new();
+    for line in text.lines().skip(1) {
+        let cells: Vec<f64> = line.split(',').map(|cell| cell.parse().unwrap()).collect();
+        let rows: Vec<&[f64]> = cells[1..].chunks(8).collect();
+        lines += &serde_json::json!({ "image": [rows], "label": cells[0] as i64 }).to_string();
+        lines.push('\n');
+    }
+    fs::write(place.path("samples.jsonl"), lines).unwrap();
+}
+
+#[test]
+fn evaluate_counts_what_is_right() {
+    let place = Place::new();
+    write_samples(&place);
+    place.ok("quantize a.mlmodel b.mlmodel --mode linear --nbits 2 --quiet");
+    let words = "evaluate a.mlmodel b.mlmodel --samples samples.jsonl --json";
+    let json: Value = serde_json::from_str(&place.ok(words)).unwrap();
+    assert_eq!(json["samples"], 100);
+    let classes = json["outputs"].as_array().unwrap().iter().map(|output| &output["classes"]);
+    let classes = classes.filter(|classes| !classes["accuracy"].is_null()).collect::<Vec<_>>();
+    // As measured by hand for the README.
+    assert!(classes.iter().all(|classes| classes["original_accuracy"]["count"] == 99), "{classes:?}");
+    assert!(classes.iter().all(|classes| classes["accuracy"]["count"] == 78), "{classes:?}");
+    let limit = "evaluate a.mlmodel b.mlmodel --samples samples.jsonl --quiet --min-accuracy 97%";
+    assert!(place.refused(4, limit).contains("the accuracy is 78.00 %, 97.00 % are asked for"));
+    let text = place.ok("evaluate a.mlmodel b.mlmodel --samples synthetic:4 --per-layer");
+    assert!(text.contains("synthetic") && text.contains("dense_1"), "{text}");
+    place.refused(2, "evaluate a.mlmodel b.mlmodel --samples synthetic:0");
+    place.refused(2, "evaluate a.mlmodel b.mlmodel --samples synthetic:4 --min-accuracy 97%");
+    place.refused(1, "evaluate a.mlmodel b.mlmodel --samples none.npz");
+}
+
+#[test]
+fn search_keeps_the_accuracy() {
+    let place = Place::new();
+    write_samples(&place);
+    place.ok("search a.mlmodel b.mlmodel --samples samples.jsonl --min-accuracy 99% --plan-out p.json --report r.json");
+    let report = place.json("r.json");
+    let chosen = &report["candidates"][report["chosen"].as_u64().unwrap() as usize];
+    assert_eq!(chosen["bytes"], place.len("b.mlmodel"));
+    // Smaller than the smallest uniform mode that keeps it.
+    let uniform = report["candidates"].as_array().unwrap().iter();
+    let uniform = uniform.filter(|candidate| candidate["planned"] == false && candidate["reaches"] == true);
+    assert!(uniform.map(|candidate| candidate["bytes"].as_u64().unwrap()).min().unwrap() > place.len("b.mlmodel"));
+    place.ok("evaluate a.mlmodel b.mlmodel --samples samples.jsonl --min-accuracy 99% --quiet");
+    place.ok("quantize a.mlmodel c.mlmodel --plan-in p.json --quiet");
+    assert!(fs::read(place.path("b.mlmodel")).unwrap() == fs::read(place.path("c.mlmodel")).unwrap());
+    place.refused(2, "search a.mlmodel d.mlmodel --samples synthetic");
+    place.refused(2, "search a.mlmodel a.mlmodel --samples synthetic --min-snr 30");
+}
+
 #[test]
 fn completions_and_manual_pages() {
     let place = Place::new();
