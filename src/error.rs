@@ -103,6 +103,17 @@ pub enum Error {
     /// The caller ended the job, see [`QuantConfig::with_progress`](crate::QuantConfig::with_progress).
     #[error("cancelled")]
     Cancelled,
+    /// A sample for calibration is none of the model's inputs, or the model cannot be run at all.
+    #[error("calibration: {what}: {cause}")]
+    Calibration {
+        /// Which sample, or that it is the model.
+        what: String,
+        /// What is wrong.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There are no samples to calibrate on.
+    #[error("there are no samples to calibrate on; give at least one, or draw synthetic ones")]
+    NoSamples,
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -455,6 +466,12 @@ pub enum ConfigError {
     /// There is no such range.
     #[error("there is no range \"{found}\"; the ranges are min-max and least-squares")]
     UnknownRange {
+        /// What was asked for.
+        found: String,
+    },
+    /// There is no such way to store biases.
+    #[error("there is no \"{found}\" for biases; there are float16, as-weights and keep")]
+    UnknownBiases {
         /// What was asked for.
         found: String,
     },

@@ -21,6 +21,8 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)
 )]
 
+#[cfg(feature = "predict")]
+mod calibrate;
 mod error;
 #[cfg(feature = "predict")]
 pub mod evaluate;
@@ -37,6 +39,8 @@ mod quantize;
 mod quantizer;
 mod weight;
 
+#[cfg(feature = "predict")]
+pub use calibrate::{Calibration, CalibrationProgress};
 pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
 pub use format::form::{Nbits, StoredForm};
@@ -46,7 +50,10 @@ pub use model::{ClassLabels, DecodeOptions, Metadata, Model, SaveOptions};
 pub use network::mean_image::{MeanImage, MeanImageObstacle};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
-pub use quantize::config::{Mode, Progress, QuantConfig};
+pub use quantize::calibration_report::{
+    Agreement, CalibratedWeight, CalibrationReport, CalibrationWarning, NotCalibrated,
+};
+pub use quantize::config::{Biases, Mode, Progress, QuantConfig};
 pub use quantize::method::Method;
 pub use quantize::plan::{Plan, PlannedWeight};
 pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, WeightReport};
@@ -55,8 +62,8 @@ pub use quantize::selector::{
 };
 pub use quantize::{Quantized, preview, quantize_to_file, quantize_weights};
 pub use quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, QuantizeContext,
-    Quantizer,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,
+    QuantizeContext, Quantizer, Statistics,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -9,7 +9,7 @@ use coreml_quant::proto::model::Type;
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, BranchLayerParams, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{
-    DefaultSelector, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized, Reason, StoredForm,
+    Biases, DefaultSelector, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized, Reason, StoredForm,
     WeightInfo, check, quantize_weights,
 };
 
@@ -473,7 +473,10 @@ fn reasons_to_stay() {
     }
     assert_eq!(outcome_of(all("convolution3d", float16), &eight()), [Outcome::Kept(Reason::FloatOnly); 2]);
     let floats_only = eight().with_float16_instead(false);
-    assert_eq!(outcome_of(all("convolution3d", float32), &floats_only), [Outcome::Kept(Reason::FloatOnly); 2]);
+    let kept = [Reason::FloatOnly, Reason::Float32Beside].map(Outcome::Kept);
+    assert_eq!(outcome_of(all("convolution3d", float32), &floats_only), kept);
+    let as_weights = floats_only.with_biases(Biases::AsWeights);
+    assert_eq!(outcome_of(all("convolution3d", float32), &as_weights), [Outcome::Kept(Reason::FloatOnly); 2]);
     let int8 = QuantConfig::int8_matmul();
     assert_eq!(outcome_of(all("convolution3d", float32), &int8), [Outcome::Kept(Reason::FloatOnly); 2]);
     assert_eq!(outcome_of(all("convolution3d", float32), &QuantConfig::float16()), [Outcome::Converted; 2]);

@@ -131,8 +131,9 @@ fn eight_bits_linear_is_the_default() {
     let expected = quantize_weights(&place.model("a.mlmodel"), &QuantConfig::linear(8).unwrap()).unwrap();
     assert!(fs::read(place.path("b.mlmodel")).unwrap() == expected.model.to_bytes());
     let last = stdout.lines().last().unwrap();
-    let len = place.len("b.mlmodel");
-    assert_eq!(last, format!("wrote b.mlmodel: 154,554 -> {},{} bytes (26.0 %), 43.1 dB", len / 1000, len % 1000));
+    let (len, sqnr) = (place.len("b.mlmodel"), expected.report.sqnr_db().unwrap());
+    let sizes = format!("154,554 -> {},{:03} bytes ({:.1} %)", len / 1000, len % 1000, len as f64 / 1545.54);
+    assert_eq!(last, format!("wrote b.mlmodel: {sizes}, {sqnr:.1} dB"));
 }
 
 #[test]
@@ -243,7 +244,7 @@ fn requantize_in_a_pipeline_keeps_labels() {
         ..Default::default()
     };
     Model::from_proto(whole).save(place.path("p.mlmodel")).unwrap();
-    place.ok("quantize p.mlmodel q.mlmodel --nbits 4 --requantize");
+    place.ok("quantize p.mlmodel q.mlmodel --nbits 4 --requantize --biases as-weights");
     let forms = place.forms("q.mlmodel");
     assert!(forms.iter().all(|(_, form)| bits(*form) == 4), "{forms:?}");
     assert_eq!(place.model("q.mlmodel").class_labels(), Some(ClassLabels::Int64s((0..10).collect())));
@@ -427,7 +428,7 @@ fn write_samples(place: &Place) {
 fn evaluate_counts_what_is_right() {
     let place = Place::new();
     write_samples(&place);
-    place.ok("quantize a.mlmodel b.mlmodel --mode linear --nbits 2 --quiet");
+    place.ok("quantize a.mlmodel b.mlmodel --mode linear --nbits 2 --biases as-weights --quiet");
     let words = "evaluate a.mlmodel b.mlmodel --samples samples.jsonl --json";
     let json: Value = serde_json::from_str(&place.ok(words)).unwrap();
     assert_eq!(json["samples"], 100);

@@ -61,7 +61,12 @@ pub fn compare(original: &Model, other: &Model) -> Result<Report, Error> {
             distortion: Some(distortion),
         })
     });
-    Ok(Report { mean_images: original.mean_images(), folds, weights: weights.collect::<Result<_, Error>>()? })
+    Ok(Report {
+        mean_images: original.mean_images(),
+        folds,
+        weights: weights.collect::<Result<_, Error>>()?,
+        calibration: None,
+    })
 }
 
 /// A model in which those mean images are bias layers that another model of the same network does not have as mean images.

@@ -183,6 +183,13 @@ pub(crate) fn inner_networks(layer: &NeuralNetworkLayer) -> Vec<(&'static str, &
     networks.into_iter().filter_map(|(name, network)| Some((name, network?))).collect()
 }
 
+/// Number of layers in the networks inside a layer.
+#[cfg(feature = "predict")]
+pub(crate) fn layers_inside(layer: &NeuralNetworkLayer) -> usize {
+    let of = |layer: &NeuralNetworkLayer| 1 + layers_inside(layer);
+    inner_networks(layer).iter().map(|(_, network)| network.layers.iter().map(of).sum::<usize>()).sum()
+}
+
 /// As [`inner_networks`], to be changed.
 pub(crate) fn inner_networks_mut(layer: &mut NeuralNetworkLayer) -> Vec<(&'static str, &mut NeuralNetwork)> {
     let networks = match &mut layer.layer {

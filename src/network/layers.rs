@@ -414,5 +414,41 @@ pub(crate) fn is_updatable(layer: &NeuralNetworkLayer) -> bool {
     layer.is_updatable || weights(layer).iter().any(|weight| weight.params.is_some_and(|params| params.is_updatable))
 }
 
+/// Whether a weight is a vector that is added or multiplied once a channel: a bias, a peephole, what a normalization,
+/// `scale` or `bias` layer has.
+pub(crate) fn is_bias(layer: &NeuralNetworkLayer, shape: &Shape) -> bool {
+    match layer.layer {
+        Some(Layer::Scale(_) | Layer::Bias(_)) => true,
+        Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)) | None => false,
+        Some(_) => shape.dims.len() == 1,
+    }
+}
+
+/// Whether a layer that may have a bias of its outputs has one; `None` for layers that cannot.
+#[cfg(feature = "predict")]
+pub(crate) fn has_bias(layer: &NeuralNetworkLayer) -> Option<bool> {
+    Some(match layer.layer.as_ref()? {
+        Layer::Convolution(p) => p.has_bias,
+        Layer::InnerProduct(p) => p.has_bias,
+        Layer::BatchedMatmul(p) => p.has_bias,
+        Layer::Embedding(p) => p.has_bias,
+        Layer::EmbeddingNd(p) => p.has_bias,
+        _ => return None,
+    })
+}
+
+/// Gives a layer a bias, if it may have one.
+pub(crate) fn add_bias(layer: &mut NeuralNetworkLayer, bias: WeightParams) {
+    let (has_bias, place) = match layer.layer.as_mut() {
+        Some(Layer::Convolution(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::InnerProduct(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::BatchedMatmul(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::Embedding(p)) => (&mut p.has_bias, &mut p.bias),
+        Some(Layer::EmbeddingNd(p)) => (&mut p.has_bias, &mut p.bias),
+        _ => return,
+    };
+    (*has_bias, *place) = (true, Some(bias));
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::format::form::StoredForm;
 use crate::kernels::kmeans::{Clusters, Strategy};
 use crate::model::Model;
 use crate::network::params;
-use crate::quantize::config::{Mode, QuantConfig};
+use crate::quantize::config::{Biases, Mode, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
 use crate::quantize::report::{Outcome, Reason};
@@ -68,6 +68,9 @@ pub struct Planner {
     selector: Arc<dyn LayerSelector>,
     requantize: bool,
     fold: bool,
+    biases: Biases,
+    #[cfg(feature = "predict")]
+    calibration: Option<Arc<crate::calibrate::Calibration>>,
     mean_image_as_bias: bool,
 }
 
@@ -82,6 +85,9 @@ impl Planner {
             selector: Arc::new(DefaultSelector),
             requantize: false,
             fold: true,
+            biases: Biases::default(),
+            #[cfg(feature = "predict")]
+            calibration: None,
             mean_image_as_bias: false,
         }
     }
@@ -134,6 +140,24 @@ impl Planner {
         self
     }
 
+    /// Which forms biases may take. Default: [`Biases::Float16`]: what they have, or float16; with
+    /// [`Biases::AsWeights`] those of any weight.
+    #[must_use]
+    pub fn with_biases(mut self, biases: Biases) -> Self {
+        self.biases = biases;
+        self
+    }
+
+    /// Weighs the relative error of each weight by what it does to the network's outputs on samples, measured: each
+    /// weight alone in 4 bits. Takes the place of [`with_weighting`](Self::with_weighting), but for weights that the
+    /// samples do not reach.
+    #[cfg(feature = "predict")]
+    #[must_use]
+    pub fn with_calibration(mut self, calibration: crate::calibrate::Calibration) -> Self {
+        self.calibration = Some(Arc::new(calibration));
+        self
+    }
+
     /// Whether mean images become the weights of bias layers first, see
     /// [`QuantConfig::with_mean_image_as_bias`]. Default: no.
     #[must_use]
@@ -159,10 +183,12 @@ impl Planner {
         let mut allowed: Vec<Vec<(Method, StoredForm)>> = sites.iter().map(|_| Vec::new()).collect();
         for method in methods {
             let Some(quantizer) = method.quantizer() else { continue };
-            for (site, allowed) in plan(&model, &self.config(QuantConfig::shared(quantizer)))?.iter().zip(&mut allowed)
-            {
+            let config = self.config(QuantConfig::shared(Arc::clone(&quantizer)));
+            for (site, allowed) in plan(&model, &config)?.iter().zip(&mut allowed) {
+                // Biases in float16 beside weights in few bits are float16's choice.
+                let own_form = quantizer.stored_form(&site.spec()) == site.after;
                 let method = match site.outcome {
-                    Outcome::Converted => method,
+                    Outcome::Converted if own_form => method,
                     // A place that takes no codes.
                     Outcome::Float16Instead => Method::Float16,
                     _ => continue,
@@ -177,6 +203,7 @@ impl Planner {
 
         let weighting: Vec<f64> =
             sites.iter().map(|site| (self.weighting)(&site.place, site.shape.units as u64)).collect();
+        let weighting = self.measured_weighting(&model, weighting)?;
         let mut groups: Vec<Group> = Vec::new();
         let mut layer = None;
         for ((site, candidates), weighting) in sites.iter().zip(&candidates).zip(&weighting) {
@@ -221,6 +248,30 @@ impl Planner {
         })
     }
 
+    /// The weighting by the samples, where there are any; `weighting` of what they do not reach is scaled to it.
+    #[cfg(feature = "predict")]
+    fn measured_weighting(&self, model: &crate::format::proto::Model, weighting: Vec<f64>) -> Result<Vec<f64>, Error> {
+        let Some(calibration) = &self.calibration else { return Ok(weighting) };
+        let sites = plan(model, &self.config(QuantConfig::kmeans_lut(4)?))?;
+        let measured = crate::calibrate::sensitivities(model, &sites, calibration)?;
+        let reached =
+            measured.iter().zip(&weighting).filter_map(|(measured, weighting)| Some(((*measured)?, weighting)));
+        let (sum, other) =
+            reached.fold((0.0, 0.0), |(sum, other), (measured, weighting)| (sum + measured, other + weighting));
+        let unit = if sum > 0.0 && other > 0.0 { other / sum } else { 1.0 };
+        Ok(measured
+            .into_iter()
+            .zip(weighting)
+            .map(|(measured, other)| measured.map_or(other, |measured| measured * unit))
+            .collect())
+    }
+
+    #[cfg(not(feature = "predict"))]
+    #[expect(clippy::unnecessary_wraps, reason = "fails where samples are run")]
+    fn measured_weighting(&self, _: &crate::format::proto::Model, weighting: Vec<f64>) -> Result<Vec<f64>, Error> {
+        Ok(weighting)
+    }
+
     /// The methods to choose from.
     fn methods(&self) -> Vec<Method> {
         let better = |mode| match mode {
@@ -238,6 +289,7 @@ impl Planner {
         let selector = Arc::clone(&self.selector);
         config
             .with_fold(self.fold)
+            .with_biases(self.biases)
             .with_mean_image_as_bias(self.mean_image_as_bias)
             .with_requantize(self.requantize)
             .with_selector(move |weight: &WeightInfo<'_>| selector.selects(weight))

@@ -110,6 +110,46 @@ impl FromStr for Mode {
     }
 }
 
+/// How vectors are stored that are added or multiplied once a channel: biases, peepholes, what normalization, `scale`
+/// and `bias` layers have. In a mode of 8 bits or fewer; others treat them like any weight.
+///
+/// They are few, and their errors fall on every output: in the bits of the weights they cost more accuracy than all
+/// weights together, in float16 next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Biases {
+    /// In float16 where Core ML takes that beside the layer's other weights and the values fit; else as they are.
+    #[default]
+    Float16,
+    /// In the same mode and bits as the weights, as coremltools does it.
+    AsWeights,
+    /// As they are.
+    Keep,
+}
+
+impl Biases {
+    const ALL: [Self; 3] = [Self::Float16, Self::AsWeights, Self::Keep];
+}
+
+impl fmt::Display for Biases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Float16 => "float16",
+            Self::AsWeights => "as-weights",
+            Self::Keep => "keep",
+        })
+    }
+}
+
+impl FromStr for Biases {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        let found = Self::ALL.into_iter().find(|biases| biases.to_string() == name);
+        found.ok_or_else(|| ConfigError::UnknownBiases { found: name.to_owned() })
+    }
+}
+
 /// How far a job is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -150,6 +190,8 @@ pub struct QuantConfig {
     pub(crate) fold: bool,
     pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
+    pub(crate) biases: Biases,
+    pub(crate) chooser: Option<Arc<dyn super::Chooser>>,
 }
 
 /// The weights that are meant, and what converts them; nothing does if they are to stay.
@@ -265,6 +307,8 @@ impl QuantConfig {
             fold: true,
             mean_image_as_bias: false,
             measure: true,
+            biases: Biases::default(),
+            chooser: None,
         }
     }
 
@@ -352,6 +396,14 @@ impl QuantConfig {
         self
     }
 
+    /// How biases and the like are stored in a mode of 8 bits or fewer. Default: [`Biases::Float16`]. A plan says it for
+    /// each weight.
+    #[must_use]
+    pub fn with_biases(mut self, biases: Biases) -> Self {
+        self.biases = biases;
+        self
+    }
+
     /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
     /// modes below 16 bits, as coremltools does. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
@@ -416,9 +468,16 @@ impl QuantConfig {
         self
     }
 
+    /// Whether a plan says how each weight is stored.
+    pub(crate) fn is_planned(&self) -> bool {
+        matches!(self.choice, Choice::Planned(_))
+    }
+
     /// Whether a weight stays as it is, whatever it could become.
     pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
-        !self.selector.selects(weight)
+        let keeps =
+            || self.rules.iter().find(|(selector, _)| selector.selects(weight)).is_some_and(|rule| rule.1.is_none());
+        !self.selector.selects(weight) || keeps()
     }
 
     /// The layers that the plan does not fold, by their index.
@@ -489,6 +548,7 @@ impl fmt::Debug for QuantConfig {
             .field("fold", &self.fold)
             .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
+            .field("biases", &self.biases)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! The job itself: every planned weight is read, quantized and put back.
 
+pub(crate) mod calibration_report;
 pub(crate) mod config;
 mod exact;
 pub(crate) mod method;
@@ -11,11 +12,13 @@ pub(crate) mod sites;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
+use self::calibration_report::CalibrationReport;
 use self::config::{Progress, QuantConfig};
 use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
@@ -31,7 +34,7 @@ use crate::network::mean_image::{MeanImage, make_biases, mean_images};
 use crate::network::{layers, params, rules, weights};
 use crate::quantizer::{self, QuantizeContext};
 use crate::weight::Buffers;
-use crate::weight::distortion::Distortion;
+use crate::weight::distortion::{self, Distortion};
 
 /// A quantized model, and what was done to it.
 #[derive(Clone, Debug)]
@@ -54,8 +57,9 @@ pub struct Quantized {
 /// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
     let Prepared { model, folds, .. } = prepare(model, config)?;
-    let sites = plan(&model, config)?;
-    let job = Job::new(config, &sites);
+    let mut sites = plan(&model, config)?;
+    let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
+    let job = Job::new(config, &sites, &chosen);
     // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
     // the error is that of the first weight, whatever the threads.
     let failed = AtomicUsize::new(usize::MAX);
@@ -75,7 +79,9 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let measured = job.measured();
     let mut quantized = proto::Model::clone(&model);
     put_back(&mut quantized, &sites, params);
-    Ok(Quantized { model: Model::from_proto(quantized), report: report(mean_images(&model), folds, sites, measured) })
+    chosen.add_biases(&mut quantized);
+    let report = report(mean_images(&model), folds, sites, measured, chosen.report);
+    Ok(Quantized { model: Model::from_proto(quantized), report })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -93,11 +99,13 @@ pub fn quantize_to_file(
     options: &SaveOptions,
 ) -> Result<Report, Error> {
     let Prepared { model, folds, .. } = prepare(model, config)?;
-    let sites = plan(&model, config)?;
-    let job = Job::new(config, &sites);
+    let mut sites = plan(&model, config)?;
+    let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
+    let job = Job::new(config, &sites, &chosen);
     let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
     let mut skeleton = proto::Model::clone(&model);
     put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
+    chosen.add_biases(&mut skeleton);
     write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
         let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
         let params = job.run(index, &mut context);
@@ -106,7 +114,7 @@ pub fn quantize_to_file(
     })
     .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
-    Ok(report(mean_images(&model), folds, sites, measured))
+    Ok(report(mean_images(&model), folds, sites, measured, chosen.report))
 }
 
 /// What [`quantize_weights`] would do, as its report without errors: which weights would be converted, to which forms, and
@@ -121,7 +129,7 @@ pub fn preview(model: &Model, config: &QuantConfig) -> Result<Report, Error> {
     let Prepared { model, folds, .. } = prepare(model, config)?;
     let sites = plan(&model, config)?;
     let unmeasured = vec![None; sites.len()];
-    Ok(report(mean_images(&model), folds, sites, unmeasured))
+    Ok(report(mean_images(&model), folds, sites, unmeasured, None))
 }
 
 /// The model whose weights are planned.
@@ -227,8 +235,76 @@ fn put_back(model: &mut proto::Model, sites: &[Site<'_>], params: impl IntoItera
     });
 }
 
+/// What decides some of the weights before the others are quantized, by more than their values. This is all that the job
+/// knows of calibration.
+pub(crate) trait Chooser: fmt::Debug + Send + Sync {
+    /// Chooses weights of a model. Sites of biases may change their form.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from choosing, and those of weights that cannot be quantized.
+    fn choose(&self, model: &proto::Model, sites: &mut [Site<'_>]) -> Result<Chosen, Error>;
+}
+
+/// What was chosen before the job.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    /// Weights by the number of their site.
+    pub(crate) weights: BTreeMap<usize, WeightParams>,
+    /// Biases for layers that had none, by the layer's index among all layers of the model.
+    pub(crate) biases: BTreeMap<usize, WeightParams>,
+    /// What is told of it.
+    pub(crate) report: Option<CalibrationReport>,
+}
+
+impl Chosen {
+    fn new(model: &proto::Model, sites: &mut [Site<'_>], config: &QuantConfig) -> Result<Self, Error> {
+        config.chooser.as_ref().map_or_else(|| Ok(Self::default()), |chooser| chooser.choose(model, sites))
+    }
+
+    fn add_biases(&self, model: &mut proto::Model) {
+        if self.biases.is_empty() {
+            return;
+        }
+        let mut index = 0;
+        walk::change_networks(model, walk::ROOT, &mut |_, model| {
+            let Some((layers, _)) = walk::network_mut(model) else { return 0 };
+            walk::change_layers(layers, &mut index, &mut |index, layer| {
+                if let Some(bias) = self.biases.get(&index) {
+                    layers::add_bias(layer, bias.clone());
+                }
+            });
+            0
+        });
+    }
+}
+
+/// The weight of a site in its new form, and how far it is from the values it had if that is to be measured.
+pub(crate) fn convert(
+    site: &Site<'_>,
+    measure: bool,
+    context: &mut QuantizeContext,
+) -> Result<(WeightParams, Option<Distortion>), Error> {
+    let Some(quantizer) = site.converter() else { return Ok((site.params.clone(), None)) };
+    let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
+    let view = |buffers: &mut Buffers| site.view(buffers);
+    let (payload, distortion) = quantizer::run(quantizer, view, site.after, measure, context).map_err(fail)?;
+    Ok((params::to_params(payload, site.params.is_updatable), distortion))
+}
+
+/// How far a chosen weight is from the values that its site's weight had.
+fn measure_chosen(site: &Site<'_>, chosen: &WeightParams, buffers: &mut Buffers) -> Result<Distortion, WeightError> {
+    let original = site.view(buffers)?;
+    let stored = params::view(chosen, &site.shape, site.spec(), buffers)?;
+    let measured = distortion::between(original.as_le_bytes(), stored.as_le_bytes(), site.after);
+    original.recycle(buffers);
+    stored.recycle(buffers);
+    Ok(measured)
+}
+
 /// Runs sites and counts what is done.
 struct Job<'a> {
+    chosen: &'a Chosen,
     config: &'a QuantConfig,
     sites: &'a [Site<'a>],
     /// What is measured of each site.
@@ -241,9 +317,10 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>]) -> Self {
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], chosen: &'a Chosen) -> Self {
         let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
         Self {
+            chosen,
             config,
             sites,
             distortions: sites.iter().map(|_| OnceLock::new()).collect(),
@@ -258,19 +335,24 @@ impl<'a> Job<'a> {
     /// The weight of a site in its new form.
     fn run(&self, index: usize, context: &mut QuantizeContext) -> Result<WeightParams, Error> {
         let site = &self.sites[index];
-        let Some(quantizer) = site.converter() else { return Ok(site.params.clone()) };
+        if matches!(site.outcome, Outcome::Kept(_)) {
+            return Ok(site.params.clone());
+        }
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
-        let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
-        let view = |buffers: &mut Buffers| site.view(buffers);
-        let (payload, distortion) =
-            quantizer::run(quantizer, view, site.after, self.config.measure, context).map_err(fail)?;
+        let (params, distortion) = match self.chosen.weights.get(&index) {
+            Some(params) => {
+                let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
+                let mut measure = |params| measure_chosen(site, params, &mut context.buffers).map_err(fail);
+                (params.clone(), self.config.measure.then(|| measure(params)).transpose()?)
+            }
+            None => convert(site, self.config.measure, context)?,
+        };
         if let Some(distortion) = distortion {
             // Set once: no site runs twice.
             let _ = self.distortions[index].set(distortion);
         }
-        let params = params::to_params(payload, site.params.is_updatable);
         let units = site.shape.units as u64;
         let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
         let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
@@ -302,6 +384,7 @@ fn report(
     folds: FoldReport,
     sites: Vec<Site<'_>>,
     measured: Vec<Option<Distortion>>,
+    calibration: Option<CalibrationReport>,
 ) -> Report {
     let weights = sites.into_iter().zip(measured).map(|(site, distortion)| WeightReport {
         place: site.place,
@@ -311,5 +394,5 @@ fn report(
         outcome: site.outcome,
         distortion,
     });
-    Report { mean_images, folds, weights: weights.collect() }
+    Report { mean_images, folds, weights: weights.collect(), calibration }
 }

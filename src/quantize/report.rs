@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::calibration_report::CalibrationReport;
 use crate::error::Place;
 use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
@@ -25,6 +26,8 @@ pub struct Report {
     pub folds: FoldReport,
     /// The weights, in the order of the model.
     pub weights: Vec<WeightReport>,
+    /// What calibration found; `None` if there was none.
+    pub calibration: Option<CalibrationReport>,
 }
 
 /// What became of one weight.
@@ -97,6 +100,10 @@ pub enum Reason {
     FloatOnly,
     /// The weight of a custom layer or an activation, which nobody but the layer understands.
     LeftAlone,
+    /// A bias or the like, and biases stay as they are ([`Biases::Keep`](crate::Biases::Keep)).
+    BiasKept,
+    /// A bias or the like that would become float16 in a layer whose weights stay float32, which Core ML refuses.
+    Float32Beside,
     /// A value is NaN or infinite, see [`QuantConfig::with_fallback`](crate::QuantConfig::with_fallback).
     NonFinite {
         /// The index of the first one, row-major.
@@ -138,6 +145,8 @@ impl fmt::Display for Reason {
             Self::Float32Only => f.write_str("must be float32"),
             Self::FloatOnly => f.write_str("must be float32 or float16"),
             Self::LeftAlone => f.write_str("the layer's own business"),
+            Self::BiasKept => f.write_str("biases are kept"),
+            Self::Float32Beside => f.write_str("beside float32 weights"),
             Self::NonFinite { index } => write!(f, "value {index} is not finite"),
             Self::BeyondFloat16 { index } => write!(f, "value {index} is beyond float16"),
             Self::BeyondScale { channel } => write!(f, "the range of channel {channel} is beyond a float32 scale"),

@@ -14,7 +14,7 @@ use crate::network::weights::{self, LayerWeights};
 use crate::quantizer::{Dequantize, Float16, Quantizer};
 use crate::weight::{Buffers, WeightSpec, WeightView};
 
-use super::config::QuantConfig;
+use super::config::{Biases, QuantConfig};
 use super::exact::stay_exact;
 use super::refusal::{reason, refusal};
 use super::report::{Outcome, Reason};
@@ -100,6 +100,7 @@ fn plan_layer<'m>(
     let LayerWeights { at, layer, layer_type: Some(_), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
+    let mut softened = Vec::new();
     let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
@@ -112,6 +113,24 @@ fn plan_layer<'m>(
             _ => config.choose(sites.len(), &info),
         };
         selected |= chosen.is_ok();
+        let chosen = chosen.and_then(|quantizer| {
+            let form = quantizer.stored_form(&WeightSpec::at(&shape.blocks, &place));
+            let in_few_bits = matches!(form, StoredForm::Linear { .. } | StoredForm::LookupTable { .. });
+            if !in_few_bits || config.is_planned() || !layers::is_bias(layer, shape) {
+                return Ok(quantizer);
+            }
+            match config.biases {
+                Biases::AsWeights => Ok(quantizer),
+                Biases::Keep => Err(Reason::BiasKept),
+                Biases::Float16 => match beyond_float16(params) {
+                    Some(index) => Err(Reason::BeyondFloat16 { index }),
+                    None => {
+                        softened.push(sites.len());
+                        Ok(Arc::new(Float16) as Arc<dyn Quantizer>)
+                    }
+                },
+            }
+        });
         let decision = match &chosen {
             Ok(quantizer) => {
                 let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
@@ -138,6 +157,14 @@ fn plan_layer<'m>(
             }
         }
     }
+    if sites.iter().any(|site| site.after == StoredForm::Float32 && is_checked(site)) {
+        let softened = softened.into_iter().filter_map(|index: usize| index.checked_sub(first));
+        for index in softened {
+            if let Some(site) = sites.get_mut(index).filter(|site| site.outcome == Outcome::Converted) {
+                site.keep(Reason::Float32Beside);
+            }
+        }
+    }
     if selected {
         agree(sites, fallback);
     }
@@ -145,6 +172,13 @@ fn plan_layer<'m>(
         stay_exact(sites, used_as);
     }
     Ok(())
+}
+
+/// The first finite value of a float32 weight that is beyond float16. Others are the quantizer's to refuse.
+fn beyond_float16(params: &WeightParams) -> Option<usize> {
+    /// The smallest magnitude that rounds to infinity.
+    const BEYOND: f32 = 65520.0;
+    params.float_value.iter().position(|value| value.is_finite() && value.abs() >= BEYOND)
 }
 
 /// The form the quantizer wants for a weight, if Core ML reads it.

@@ -2,7 +2,7 @@
 //!
 //! One-dimensional k-means has an exact solution: [`crate::kernels::kmeans`] tells how.
 
-use super::{QuantizeContext, Quantizer};
+use super::{Levels, Needs, QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::kmeans::{self, Clusters, Strategy};
@@ -48,6 +48,10 @@ impl KmeansLut {
 }
 
 impl Quantizer for KmeansLut {
+    fn needs(&self) -> Needs {
+        Needs::Levels(Levels::Table)
+    }
+
     fn stored_form(&self, _: &WeightSpec<'_>) -> StoredForm {
         StoredForm::LookupTable { nbits: self.nbits }
     }

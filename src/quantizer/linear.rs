@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{QuantizeContext, Quantizer};
+use super::{Levels, Needs, QuantizeContext, Quantizer};
 use crate::error::{ConfigError, QuantizeError};
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::least_squares;
@@ -74,6 +74,10 @@ impl Linear {
 }
 
 impl Quantizer for Linear {
+    fn needs(&self) -> Needs {
+        Needs::Levels(Levels::Even)
+    }
+
     fn stored_form(&self, weight: &WeightSpec<'_>) -> StoredForm {
         form(self.nbits, weight)
     }
@@ -113,6 +117,10 @@ impl LinearSymmetric {
 }
 
 impl Quantizer for LinearSymmetric {
+    fn needs(&self) -> Needs {
+        Needs::Levels(Levels::EvenAroundZero)
+    }
+
     fn stored_form(&self, weight: &WeightSpec<'_>) -> StoredForm {
         form(self.nbits, weight)
     }

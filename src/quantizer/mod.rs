@@ -10,6 +10,7 @@ mod int8;
 mod kmeans_lut;
 mod linear;
 mod linear_lut;
+mod statistics;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub use int8::Int8;
 pub use kmeans_lut::KmeansLut;
 pub use linear::{Linear, LinearRange, LinearSymmetric};
 pub use linear_lut::LinearLut;
+pub use statistics::{Levels, Needs, Statistics};
 
 use crate::error::{QuantizeError, WeightError};
 use crate::format::form::StoredForm;
@@ -72,6 +74,28 @@ pub trait Quantizer: Debug + Send + Sync {
     ///
     /// Whatever keeps the values from being stored. The caller adds the place to it.
     fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError>;
+
+    /// What the quantizer wants to know of the inputs that a weight meets, where the job has samples. Default:
+    /// [`Needs::Nothing`], and the weight is left to [`quantize`](Self::quantize).
+    fn needs(&self) -> Needs {
+        Needs::Nothing
+    }
+
+    /// As [`quantize`](Self::quantize), where the quantizer needs [`Needs::Statistics`] and there are some. Of the two
+    /// results, the one with the lower [`Statistics::error`] is stored. Default: as without statistics.
+    ///
+    /// # Errors
+    ///
+    /// As [`quantize`](Self::quantize).
+    fn quantize_with(
+        &self,
+        weight: WeightView<'_>,
+        statistics: &Statistics<'_>,
+        context: &mut QuantizeContext,
+    ) -> Result<Payload, QuantizeError> {
+        let _ = statistics;
+        self.quantize(weight, context)
+    }
 }
 
 /// Passes on to what is pointed at.
@@ -84,6 +108,19 @@ macro_rules! forward {
 
             fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
                 (**self).quantize(weight, context)
+            }
+
+            fn needs(&self) -> Needs {
+                (**self).needs()
+            }
+
+            fn quantize_with(
+                &self,
+                weight: WeightView<'_>,
+                statistics: &Statistics<'_>,
+                context: &mut QuantizeContext,
+            ) -> Result<Payload, QuantizeError> {
+                (**self).quantize_with(weight, statistics, context)
             }
         })+
     };

@@ -307,7 +307,7 @@ def check_model(before, after, mode, nbits, kmeans):
 
 def run(binary, source, target, mode, nbits):
     """Error text of the program, or None when it did its work."""
-    command = [binary, "quantize", source, target, "--mode", mode, "--no-fold", "--quiet"]
+    command = [binary, "quantize", source, target, "--mode", mode, "--no-fold", "--biases", "as-weights", "--quiet"]
     command += ["--nbits", str(nbits)] if nbits else []
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     # 3: done, and nothing in the model changed.

@@ -82,7 +82,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             for entry in MODES:
                 mode, *nbits = entry.split()
-                options = ["--mode", mode, *(["--nbits", *nbits] if nbits else []), "--quiet"]
+                options = ["--mode", mode, *(["--nbits", *nbits] if nbits else []), "--biases", "as-weights", "--quiet"]
                 folded, plain = Path(folder, "folded"), Path(folder, "plain")
                 try:
                     subprocess.run([tool, "quantize", path, folded, *options], check=True, capture_output=True, text=True)

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use coreml_quant::Model;
-use coreml_quant::evaluate::{Fit, Samples};
+use coreml_quant::evaluate::{EvaluateError, Fit, Samples};
+use coreml_quant::predict::Features;
+use coreml_quant::{Calibration, Model};
 
 use crate::failure::Failure;
 
@@ -15,7 +16,7 @@ use crate::failure::Failure;
 #[command(next_help_heading = "Samples")]
 pub struct SampleOptions {
     /// A folder of images (those in folders inside it have that folder's name as label), a .npz or .npy file whose first axis
-    /// counts the samples, a .jsonl file, or `synthetic` for 64 samples that are drawn, `synthetic:256` for more.
+    /// counts the samples, a .jsonl file, or `synthetic` for 128 samples that are drawn, `synthetic:256` for more.
     #[arg(long, value_name = "SAMPLES")]
     samples: Source,
     /// A text file with a label for each sample, one a line.
@@ -35,9 +36,12 @@ enum FitName {
     Crop,
 }
 
+/// Where samples come from.
 #[derive(Clone, Debug)]
-enum Source {
+pub enum Source {
+    /// So many are drawn.
     Synthetic(usize),
+    /// A folder or file.
     Path(PathBuf),
 }
 
@@ -45,15 +49,54 @@ impl FromStr for Source {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        /// Enough to see where a model stands.
-        const SYNTHETIC: usize = 64;
+        /// Samples that are drawn unless a number is given.
+        const SYNTHETIC: usize = 128;
+        /// More take time and gain nothing.
+        const MOST: usize = 100_000;
         match text.split_once(':') {
             _ if text == "synthetic" => Ok(Self::Synthetic(SYNTHETIC)),
             Some(("synthetic", count)) => match count.parse() {
-                Ok(count) if count > 0 => Ok(Self::Synthetic(count)),
-                _ => Err(format!("\"{count}\" is no number of samples")),
+                Ok(count) if (1..=MOST).contains(&count) => Ok(Self::Synthetic(count)),
+                _ => Err(format!("\"{count}\" is no number of samples from 1 to {MOST}")),
             },
             _ => Ok(Self::Path(text.into())),
+        }
+    }
+}
+
+impl Source {
+    /// The samples for a model.
+    fn of(&self, model: &Model, fit: Fit, seed: u64) -> Result<Samples, Failure> {
+        let path = match self {
+            Self::Synthetic(count) => return Samples::synthetic(model, *count, seed).map_err(failed),
+            Self::Path(path) => path,
+        };
+        let samples = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("npz" | "npy") => Samples::numpy(model, path),
+            Some("json" | "jsonl" | "ndjson") => Samples::json_lines(model, path),
+            _ => Samples::images(model, path, fit),
+        };
+        samples.map_err(failed)
+    }
+
+    /// Samples to calibrate on: the first 512, which are more than enough.
+    pub fn calibration(&self, model: &Model) -> Result<Calibration, Failure> {
+        /// Samples that are held in memory.
+        const MOST: usize = 512;
+        if let Self::Synthetic(count) = self {
+            return Ok(Calibration::synthetic(*count));
+        }
+        let samples = self.of(model, Fit::default(), 0)?;
+        let features: Result<Vec<Features>, EvaluateError> =
+            samples.iter().take(MOST).map(|sample| Ok(sample?.features)).collect();
+        Ok(Calibration::new(features.map_err(failed)?))
+    }
+
+    /// The folder or file that is read.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Synthetic(_) => None,
         }
     }
 }
@@ -61,21 +104,11 @@ impl FromStr for Source {
 impl SampleOptions {
     /// The samples for a model.
     pub fn of(&self, model: &Model) -> Result<Samples, Failure> {
-        let samples = match &self.samples {
-            Source::Synthetic(count) => Samples::synthetic(model, *count, self.seed),
-            Source::Path(path) => match path.extension().and_then(|extension| extension.to_str()) {
-                Some("npz" | "npy") => Samples::numpy(model, path),
-                Some("json" | "jsonl" | "ndjson") => Samples::json_lines(model, path),
-                _ => {
-                    let fit = match self.fit {
-                        FitName::Stretch => Fit::Stretch,
-                        FitName::Crop => Fit::Crop,
-                    };
-                    Samples::images(model, path, fit)
-                }
-            },
+        let fit = match self.fit {
+            FitName::Stretch => Fit::Stretch,
+            FitName::Crop => Fit::Crop,
         };
-        let samples = samples.map_err(failed)?;
+        let samples = self.samples.of(model, fit, self.seed)?;
         let Some(path) = &self.labels else { return Ok(samples) };
         let text = fs::read_to_string(path).map_err(|error| Failure::of_file(path, &error))?;
         samples.with_labels(text.lines()).map_err(failed)
@@ -83,16 +116,12 @@ impl SampleOptions {
 
     /// The files that are read.
     pub fn paths(&self) -> Vec<&Path> {
-        let samples = match &self.samples {
-            Source::Path(path) => Some(path.as_path()),
-            Source::Synthetic(_) => None,
-        };
-        samples.into_iter().chain(self.labels.as_deref()).collect()
+        self.samples.path().into_iter().chain(self.labels.as_deref()).collect()
     }
 }
 
 /// What evaluating fails with.
-pub fn failed(error: coreml_quant::evaluate::EvaluateError) -> Failure {
+pub fn failed(error: EvaluateError) -> Failure {
     Failure::Job(error.to_string())
 }
 

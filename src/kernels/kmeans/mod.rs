@@ -13,6 +13,7 @@
 //! | [`lambda`] | the best partition into k clusters |
 //! | [`refine`] | a near-optimal partition of many items |
 //! | [`assign`], [`scale`] | codes of the nearest centroids |
+//! | `weighted` | values that count more or less |
 //! | [`double`] | double-double numbers |
 //!
 //! **How near.** Up to 65,536 values, or few that differ, the result is the optimum: the least error that any k
@@ -34,11 +35,15 @@ mod items;
 mod lambda;
 mod refine;
 mod scale;
+#[cfg(feature = "predict")]
+mod weighted;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use assign::assign;
+#[cfg(feature = "predict")]
+pub(crate) use weighted::weighted_table;
 
 use cost::{ClusterCost, FastCost, PreciseCost};
 use distinct::radix_sort;

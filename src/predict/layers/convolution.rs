@@ -285,6 +285,11 @@ pub(super) fn same(input: usize, reach: usize, stride: usize, heavy_start: bool)
 }
 
 impl Prepared for Convolution {
+    fn windows(&self, input: &Tensor) -> Option<(Geometry, bool)> {
+        let (_, inner) = split_axes(input, self.axes.len() + 1, NAMES[self.axes.len() - 2]).ok()?;
+        Some((self.geometry(input, &inner[1..]).ok()?, self.transposed))
+    }
+
     fn note(&self) -> Option<&'static str> {
         let uncertain = |axis: &Spec| axis.target.is_some() || matches!(axis.padding, Padding::Same { .. });
         (self.transposed && self.axes.iter().any(uncertain)).then_some(uncertain::DECONVOLUTION)

@@ -18,6 +18,7 @@ use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::activation_params::NonlinearityType;
 use crate::format::proto::neural_network_layer::Layer;
 
+use super::engine::Geometry;
 use super::tensor::{LayerError, Tensor};
 use super::weights::{UnreadableWeight, Weights};
 
@@ -25,6 +26,12 @@ use super::weights::{UnreadableWeight, Weights};
 pub(crate) trait Prepared: fmt::Debug + Send + Sync {
     /// The outputs for these inputs. A result of more than `limits.max_values` values is an error.
     fn eval(&self, inputs: &[Tensor], limits: Limits) -> Result<Vec<Tensor>, LayerError>;
+
+    /// For convolutions on such an input, their sizes, and whether they are transposed: then these are the sizes of the
+    /// convolution whose transpose it is.
+    fn windows(&self, _input: &Tensor) -> Option<(Geometry, bool)> {
+        None
+    }
 
     /// For recurrent layers, the length of a state: inputs from the second on may be missing, which means zeros.
     fn state_len(&self) -> Option<usize> {
