@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use common::fixture;
-use coreml_quant::{ClassLabels, Mode, Model, Planner, QuantConfig, StoredForm, Target, quantize_weights};
+use coreml_quant::{Biases, ClassLabels, Mode, Model, Planner, QuantConfig, StoredForm, Target, quantize_weights};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -198,7 +198,7 @@ fn some_types_or_layers_only() {
     }
     place.ok("quantize a.mlmodel c.mlmodel --only-layer dense_* --skip-layer dense_2");
     for (name, form) in place.forms("c.mlmodel") {
-        assert_eq!(form.is_quantized(), name.starts_with("dense_1"), "{name}");
+        assert_eq!(form != StoredForm::Float32, name.starts_with("dense_1"), "{name}");
     }
 }
 
@@ -234,7 +234,8 @@ fn requantize_in_a_pipeline_keeps_labels() {
     let place = Place::new();
     // The digits classifier in 8 bits, in a pipeline.
     let model = place.model("a.mlmodel");
-    let member = quantize_weights(&model, &QuantConfig::linear(8).unwrap()).unwrap().model.into_proto();
+    let config = QuantConfig::linear(8).unwrap().with_biases(Biases::AsWeights);
+    let member = quantize_weights(&model, &config).unwrap().model.into_proto();
     let pipeline = coreml_quant::proto::Pipeline { models: vec![member.clone()], ..Default::default() };
     let classifier = coreml_quant::proto::PipelineClassifier { pipeline: Some(pipeline) };
     let whole = coreml_quant::proto::Model {
@@ -463,6 +464,30 @@ fn search_keeps_the_accuracy() {
     assert!(fs::read(place.path("b.mlmodel")).unwrap() == fs::read(place.path("c.mlmodel")).unwrap());
     place.refused(2, "search a.mlmodel d.mlmodel --samples synthetic");
     place.refused(2, "search a.mlmodel a.mlmodel --samples synthetic --min-snr 30");
+}
+
+#[test]
+fn biases_and_calibration() {
+    let place = Place::new();
+    write_samples(&place);
+    for (biases, form) in [("float16", 16), ("as-weights", 4), ("keep", 32)] {
+        place.ok(&format!("quantize a.mlmodel b.mlmodel --nbits 4 --biases {biases} --quiet"));
+        assert_eq!(bits_of(&place.forms("b.mlmodel"), "dense_1 bias"), form, "{biases}");
+    }
+    place.refused(2, "quantize a.mlmodel c.mlmodel --biases none");
+    // Calibrated on the samples, the outputs are nearer to the original's.
+    place.ok("quantize a.mlmodel b.mlmodel --mode kmeans_lut --nbits 2 --quiet");
+    place.ok("quantize a.mlmodel c.mlmodel --mode kmeans_lut --nbits 2 --quiet --calibrate samples.jsonl");
+    assert_eq!(place.len("b.mlmodel"), place.len("c.mlmodel"));
+    let agreement = |name: &str| {
+        let words = format!("evaluate a.mlmodel {name} --samples samples.jsonl --json");
+        let json: Value = serde_json::from_str(&place.ok(&words)).unwrap();
+        let classes = json["outputs"].as_array().unwrap().iter().map(|output| &output["classes"]["agreement"]["count"]);
+        classes.filter_map(Value::as_u64).min().unwrap()
+    };
+    assert!(agreement("c.mlmodel") > agreement("b.mlmodel"));
+    place.refused(1, "quantize a.mlmodel d.mlmodel --calibrate none.npz");
+    place.refused(2, "quantize a.mlmodel samples.jsonl --calibrate samples.jsonl");
 }
 
 #[test]
