@@ -136,12 +136,12 @@ fn weights_that_matter_are_told_from_those_that_do_not() {
         let config = QuantConfig::kmeans_lut(2)
             .unwrap()
             .with_selector(move |info: &coreml_quant::WeightInfo<'_>| info.layer_name == layer && info.field == field);
-        let other = quantized(&config);
+        let folded = fold(&digits()).unwrap().model;
+        let other = quantize_weights(&folded, &config.with_fold(false)).unwrap().model;
         let options = CompareOptions::new().with_per_layer(true);
         let report = compare_outputs(&digits(), &other, &samples, &options).unwrap();
         // What goes into the softmax.
-        let layers = fold(&digits()).unwrap().model;
-        let last = layers.layers()[layers.layers().len() - 2].layer.name.clone();
+        let last = folded.layers()[folded.layers().len() - 2].layer.name.clone();
         let logits = report.layers.iter().find(|layer| *layer.layer == *last).unwrap();
         let snr = -10.0 * weight.damages[0].output_noise.log10();
         assert!((logits.grown.snr_db - snr).abs() < 0.5, "{}: {snr}, {}", weight.layer, logits.grown.snr_db);
