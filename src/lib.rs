@@ -35,21 +35,27 @@ mod network;
 mod planner;
 #[cfg(feature = "predict")]
 pub mod predict;
+mod program;
 mod quantize;
 mod quantizer;
 mod weight;
 
 #[cfg(feature = "predict")]
 pub use calibrate::{Calibration, CalibrationProgress};
-pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
+pub use error::{
+    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, Refused, ShapeError,
+    ValueError, WeightError, WeightProblem,
+};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
-pub use format::form::{Nbits, StoredForm};
+pub use format::dtype::Dtype;
+pub use format::form::{Nbits, ProgramForm, StoredForm};
 pub use format::{layer_type, layer_types, model_type, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
-pub use model::{ClassLabels, DecodeOptions, Metadata, Model, SaveOptions};
+pub use model::{ClassLabels, DecodeOptions, Metadata, Model, Package, SaveOptions};
 pub use network::mean_image::{MeanImage, MeanImageObstacle};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
+pub use program::{DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget};
 pub use quantize::calibration_report::{
     Agreement, CalibratedWeight, CalibrationReport, CalibrationWarning, NotCalibrated,
 };
@@ -63,7 +69,7 @@ pub use quantize::selector::{
 pub use quantize::{Quantized, preview, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,
-    QuantizeContext, Quantizer, Statistics,
+    Prune, QuantizeContext, Quantizer, Statistics, SymmetricBits,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

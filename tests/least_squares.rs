@@ -9,7 +9,7 @@ use coreml_quant::{Linear, LinearRange, LinearSymmetric, Model, Nbits, QuantConf
 fn ranges(nbits: Nbits, symmetric: bool) -> [QuantConfig; 2] {
     [LinearRange::MinMax, LinearRange::LeastSquares].map(|range| {
         let config = if symmetric {
-            QuantConfig::custom(LinearSymmetric::new(nbits).with_range(range))
+            QuantConfig::custom(LinearSymmetric::new(nbits.try_into().unwrap()).with_range(range))
         } else {
             QuantConfig::custom(Linear::new(nbits).with_range(range))
         };

@@ -26,7 +26,7 @@ use crate::quantize::method::Method;
 use crate::quantize::plan::{Plan, PlannedWeight};
 use crate::quantize::quantize_weights;
 use crate::quantize::report::{Outcome, Report, WeightReport};
-use crate::quantizer::LinearRange;
+use crate::quantizer::{LinearRange, SymmetricBits};
 
 /// What a model must keep on the samples, or how large it may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -231,7 +231,7 @@ fn fewer_bits(method: Method) -> Option<Method> {
         Method::Float16 => Method::KmeansLut { nbits: Nbits::EIGHT },
         Method::Linear { nbits, range } => Method::Linear { nbits: less(nbits)?, range },
         Method::LinearSymmetric { nbits, range } => {
-            Method::LinearSymmetric { nbits: less(nbits).filter(|nbits| nbits.get() > 1)?, range }
+            Method::LinearSymmetric { nbits: SymmetricBits::new(u32::from(nbits.get()) - 1)?, range }
         }
         Method::LinearLut { nbits } => Method::LinearLut { nbits: less(nbits)? },
         Method::KmeansLut { nbits } => Method::KmeansLut { nbits: less(nbits)? },

@@ -1,5 +1,6 @@
 //! The format as it lies in files: generated types, the one message written by hand, and a scan of raw bytes.
 
+pub(crate) mod dtype;
 pub(crate) mod form;
 pub mod proto;
 pub(crate) mod scan;

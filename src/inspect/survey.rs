@@ -40,7 +40,7 @@ impl LayerSurvey<'_> {
         WeightInfo {
             network: &self.network,
             inside: &self.inside,
-            layer: self.layer,
+            layer: Some(self.layer),
             layer_name: &self.layer.name,
             layer_type: self.layer_type.unwrap_or_default(),
             field,

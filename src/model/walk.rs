@@ -90,6 +90,11 @@ pub(crate) fn members<'m>(model: &'m Model, path: &str) -> impl Iterator<Item = 
     members.map(move |(index, member)| (member_path(path, index), member))
 }
 
+/// The members of a pipeline, to be changed.
+pub(crate) fn members_mut(model: &mut Model) -> impl Iterator<Item = &mut Model> {
+    pipeline_mut(model).into_iter().flat_map(|pipeline| &mut pipeline.models)
+}
+
 /// Visits every layer.
 pub(crate) fn each_layer<'m>(model: &'m Model, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
     let mut index = 0;

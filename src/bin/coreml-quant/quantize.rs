@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use coreml_quant::{
     Biases, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report, SaveOptions,
-    WeightReport, quantize_to_file, quantize_weights,
+    SymmetricBits, WeightReport, quantize_to_file, quantize_weights,
 };
 
 use crate::failure::{Failure, Status};
@@ -104,6 +104,17 @@ enum Job {
     Mode(Mode, Option<u32>),
     /// A method for each weight.
     Planned,
+}
+
+/// A linear mode with a range; `None` for other modes and numbers of bits that it does not have.
+pub fn of_mode(mode: Mode, nbits: Option<u32>, range: LinearRange) -> Option<QuantConfig> {
+    match mode {
+        Mode::Linear => Some(QuantConfig::custom(Linear::new(Nbits::new(nbits?)?).with_range(range))),
+        Mode::LinearSymmetric => {
+            Some(QuantConfig::custom(LinearSymmetric::new(SymmetricBits::new(nbits?)?).with_range(range)))
+        }
+        _ => None,
+    }
 }
 
 impl Options {
@@ -209,10 +220,9 @@ impl Options {
             }
         };
         let range = self.range.unwrap_or_default();
-        let mut config = match (mode, nbits.and_then(Nbits::new)) {
-            (Mode::Linear, Some(nbits)) => QuantConfig::custom(Linear::new(nbits).with_range(range)),
-            (Mode::LinearSymmetric, Some(nbits)) => QuantConfig::custom(LinearSymmetric::new(nbits).with_range(range)),
-            _ => QuantConfig::from_mode(mode, nbits)?,
+        let mut config = match of_mode(mode, nbits, range) {
+            Some(method) => method,
+            None => QuantConfig::from_mode(mode, nbits)?,
         };
         config = config.with_selector(self.selection.selector());
         for rule in &self.rules {

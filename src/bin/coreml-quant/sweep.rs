@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coreml_quant::{Linear, LinearRange, LinearSymmetric, Mode, Model, Nbits, QuantConfig, quantize_weights};
+use coreml_quant::{LinearRange, Mode, Model, QuantConfig, quantize_weights};
 use serde_json::json;
 
 use crate::failure::{Failure, Status};
@@ -11,6 +11,7 @@ use crate::input;
 use crate::names;
 use crate::output::{self, Output, refuse_same};
 use crate::progress::Running;
+use crate::quantize::of_mode;
 use crate::selection::Selection;
 use crate::table::{Align, decibels, percent, table, terminal_width, thousands};
 
@@ -115,12 +116,9 @@ impl Options {
 
     /// The file's bytes, the ratio of weights to error in dB, and the largest error.
     fn quantized(&self, model: &Model, mode: Mode, nbits: u32) -> Result<(u64, f64, f64), String> {
-        let config = match (mode, Nbits::new(nbits)) {
-            (Mode::Linear, Some(nbits)) => Ok(QuantConfig::custom(Linear::new(nbits).with_range(self.range))),
-            (Mode::LinearSymmetric, Some(nbits)) => {
-                Ok(QuantConfig::custom(LinearSymmetric::new(nbits).with_range(self.range)))
-            }
-            _ => QuantConfig::from_mode(mode, (!mode.nbits().is_empty()).then_some(nbits)),
+        let config = match of_mode(mode, Some(nbits), self.range) {
+            Some(config) => Ok(config),
+            None => QuantConfig::from_mode(mode, (!mode.nbits().is_empty()).then_some(nbits)),
         };
         let mut config = config.map_err(|error| error.to_string())?.with_selector(self.selection.selector());
         if self.no_fold {
