@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times coremltools' quantize_weights and the example `quantize` on the same synthetic model, against a copy of the file.
+"""Times coremltools' quantize_weights and the command-line tool on the same synthetic model, against a copy of the file.
 
     against_coremltools.py TARGET [--weights N]
 
@@ -49,7 +49,7 @@ def main():
         print(f"{source.stat().st_size} bytes, copied in {1e3 * copied:.2f} ms")
         print(f"{'mode':20} {'ours, ms':>10} {'coremltools, ms':>16} {'ratio':>8}")
         for (mode, nbits), (their_mode, their_nbits) in MODES.items():
-            command = [options.target / "quantize", source, output, "--mode", mode, "--quiet"]
+            command = [options.target.parent / "coreml-quant", "quantize", source, output, "--mode", mode, "--quiet"]
             if mode != "float16":
                 command += ["--nbits", str(nbits)]
             ours = statistics.median(timed(lambda: subprocess.run(command, check=True)) for _ in range(9))

@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use coreml_quant::weight_params::FloatValues;
 use coreml_quant::{
-    Blocks, Float16, KmeansLut, Linear, LinearLut, LinearSymmetric, Nbits, QuantizeContext, Quantizer, WeightSpec,
-    WeightView,
+    Blocks, Float16, KmeansLut, Linear, LinearLut, LinearSymmetric, Nbits, QuantizeContext, Quantizer, SymmetricBits,
+    WeightSpec, WeightView,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -25,7 +25,10 @@ fn modes(criterion: &mut Criterion) {
         let nbits = Nbits::new(bits).unwrap_or(Nbits::EIGHT);
         vec![
             ("linear", Box::new(Linear::new(nbits))),
-            ("linear_symmetric", Box::new(LinearSymmetric::new(nbits))),
+            (
+                "linear_symmetric",
+                Box::new(LinearSymmetric::new(SymmetricBits::new(bits).unwrap_or(SymmetricBits::EIGHT))),
+            ),
             ("linear_lut", Box::new(LinearLut::new(nbits))),
             ("kmeans_lut", Box::new(KmeansLut::new(nbits))),
         ]

@@ -12,7 +12,8 @@ use clap::Parser;
 use plotters::prelude::*;
 
 use coreml_quant::{
-    Linear, LinearRange, LinearSymmetric, Mode, Model, Nbits, Planner, QuantConfig, Target, quantize_weights,
+    Linear, LinearRange, LinearSymmetric, Mode, Model, Nbits, Planner, QuantConfig, SymmetricBits, Target,
+    quantize_weights,
 };
 
 /// Compares uniform bit widths and the automatic plan.
@@ -151,10 +152,10 @@ fn run(options: &Options, path: &Path) -> Result<(), Box<dyn Error>> {
             let nbits = Nbits::new(bits).ok_or("bits")?;
             let sqnr = |config: QuantConfig| Ok::<f64, Box<dyn Error>>(quantized(&model, &config)?.1);
             let linear = |range| sqnr(QuantConfig::custom(Linear::new(nbits).with_range(range)));
-            let symmetric = |range| sqnr(QuantConfig::custom(LinearSymmetric::new(nbits).with_range(range)));
             let [min_max, least_squares] = [linear(LinearRange::MinMax)?, linear(LinearRange::LeastSquares)?];
             print!("  {bits:4} {min_max:12.2} {least_squares:8.2} {:+5.2}", least_squares - min_max);
-            if bits > 1 {
+            if let Some(nbits) = SymmetricBits::new(bits) {
+                let symmetric = |range| sqnr(QuantConfig::custom(LinearSymmetric::new(nbits).with_range(range)));
                 let [min_max, least_squares] = [symmetric(LinearRange::MinMax)?, symmetric(LinearRange::LeastSquares)?];
                 print!(" {min_max:13.2} {least_squares:8.2} {:+5.2}", least_squares - min_max);
             } else {

@@ -3,6 +3,10 @@
 //! One convention holds for all errors of the crate: `Display` tells everything, the cause included, and `source` returns
 //! nothing that was told already. Whoever prints a chain of errors reads each fact once; the cause is a public field.
 
+mod package;
+
+pub use package::{BlobError, FormError, ManifestError, ValueError, WeightProblem};
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -32,11 +36,19 @@ pub enum Error {
         /// What it is instead.
         what: NotAModel,
     },
+    /// A folder is no package in order.
+    #[error("{path}: {cause}", path = path.display())]
+    Package {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: ManifestError,
+    },
     /// The bytes are not a Core ML model.
     #[error("not a Core ML model: {0}")]
     NotAModel(NotAModel),
     /// The model has no neural network whose weights could be quantized.
-    #[error("the model is of type {kind} and has no neural network to quantize{hint}", hint = NetworkHint(kind))]
+    #[error("the model is of type {kind} and has no neural network to quantize")]
     NoNetwork {
         /// The model's type, under its name in the format.
         kind: &'static str,
@@ -92,14 +104,42 @@ pub enum Error {
         /// The weight in the plan.
         planned: String,
     },
-    /// The target is smaller than the smallest choice for every weight.
+    /// The target is smaller than the file with the smallest choice for every weight.
     #[error("the target of {target} bytes cannot be reached: the least is {least}")]
     TargetTooSmall {
         /// The bytes that were asked for.
         target: u64,
-        /// The bytes with the smallest choice for each weight.
+        /// The bytes of the model's file with the smallest choice for each weight.
         least: u64,
     },
+    /// The bytes of a weight of an ML Program cannot be found or understood.
+    #[error("{place}: {cause}")]
+    ProgramWeight {
+        /// The weight.
+        place: Box<Place>,
+        /// What is wrong with it.
+        cause: WeightProblem,
+    },
+    /// A weight file of an ML Program is not in order.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// A program is of an opset that is not known, or newer than the target.
+    #[error("the program is of opset {found}, {expected}")]
+    Opset {
+        /// Its opset.
+        found: String,
+        /// What is expected.
+        expected: String,
+    },
+    /// An ML Program's weights lie in files of their own: only a package holds them.
+    #[error("{path}: an ML Program has weight files beside it and needs an .mlpackage folder", path = path.display())]
+    NeedsPackage {
+        /// Where it was to be written.
+        path: PathBuf,
+    },
+    /// The caller ended the job, see [`QuantConfig::with_progress`](crate::QuantConfig::with_progress).
+    #[error("cancelled")]
+    Cancelled,
     /// A sample for calibration is none of the model's inputs, or the model cannot be run at all.
     #[error("calibration: {what}: {cause}")]
     Calibration {
@@ -111,9 +151,30 @@ pub enum Error {
     /// There are no samples to calibrate on.
     #[error("there are no samples to calibrate on; give at least one, or draw synthetic ones")]
     NoSamples,
-    /// The callback that is told of the progress asked to stop.
-    #[error("stopped, as was asked for")]
-    Stopped,
+    /// The target is smaller than the average with the smallest choice for every weight.
+    #[error("the target of {target} bits a value cannot be reached: the least is {}", Rounded(*least))]
+    TooFewBits {
+        /// The bits a value that were asked for.
+        target: f64,
+        /// The bits a value with the smallest choice for each weight.
+        least: f64,
+    },
+    /// The target is no number that a plan could reach: NaN, or negative bits.
+    #[error("a target of {value} {unit} makes no sense")]
+    InvalidTarget {
+        /// The number that was given.
+        value: f64,
+        /// What it counts: bits a value, or decibels.
+        unit: &'static str,
+    },
+    /// A weighting that is NaN, infinite or negative.
+    #[error("{place}: the weighting is {value}, a finite number that is not negative is expected")]
+    InvalidWeighting {
+        /// The weight.
+        place: Box<Place>,
+        /// What the function returned.
+        value: f64,
+    },
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -123,22 +184,22 @@ pub enum Error {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NotAModel {
-    /// A folder in Core ML's package format, as ML Programs use it.
-    #[error(
-        "an .mlpackage folder holds an ML Program, whose weights lie in another file and format; \
-         quantize it with coremltools.optimize.coreml"
-    )]
-    Package,
     /// A folder that Core ML's compiler wrote.
     #[error("a compiled model (.mlmodelc) cannot be changed; quantize the .mlmodel file it was compiled from")]
     Compiled,
     /// Another folder.
-    #[error("a folder; a .mlmodel file is expected")]
+    #[error("a folder; a .mlmodel file or an .mlpackage folder is expected")]
     Folder,
     /// No bytes at all.
     #[error("the file is empty")]
     Empty,
-    /// Text: perhaps a pointer file of a large-file store, or a web page.
+    /// The text that git's large-file store (git-lfs) leaves in the place of a file that was not fetched.
+    #[error("the file is a git-lfs pointer, not the model itself; fetch that with `git lfs pull`")]
+    LfsPointer,
+    /// An alias of macOS's Finder: it names a file, which only the Finder follows.
+    #[error("the file is an alias that the Finder made; give the path of the model it stands for")]
+    Alias,
+    /// Text: a web page, perhaps.
     #[error("the file is text and starts with {start:?}; a .mlmodel file is binary (protobuf)")]
     Text {
         /// The first line, shortened.
@@ -215,6 +276,7 @@ pub struct Refused {
 
 /// Which weight of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Place {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
@@ -462,6 +524,17 @@ pub enum ConfigError {
         /// What was asked for.
         found: String,
     },
+    /// The option is for ML Programs, and the model has none.
+    #[error("{option} is an option for ML Programs, and the model has none")]
+    ProgramsOnly {
+        /// The option.
+        option: &'static str,
+    },
+    /// ML Programs have no such form.
+    #[error(
+        "ML Programs have no such form; they have linear codes of 4 or 8 bits and tables of 1, 2, 3, 4, 6 or 8 bits"
+    )]
+    NotInPrograms,
     /// There is no such way to store biases.
     #[error("there is no \"{found}\" for biases; there are float16, as-weights and keep")]
     UnknownBiases {
@@ -489,6 +562,15 @@ impl TryFrom<u32> for Nbits {
     /// [`ConfigError::Nbits`] outside 1 to 8.
     fn try_from(nbits: u32) -> Result<Self, ConfigError> {
         Self::new(nbits).ok_or(ConfigError::Nbits { found: nbits })
+    }
+}
+
+/// A number with four decimals, rounded up: as a target it can be reached.
+struct Rounded(f64);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ((self.0 * 1e4).ceil() / 1e4).fmt(f)
     }
 }
 
@@ -539,17 +621,5 @@ struct In<'a>(&'a str);
 impl fmt::Display for In<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " in {}", self.0) }
-    }
-}
-
-/// What to do with a model of a type that has no network.
-struct NetworkHint<'a>(&'a str);
-
-impl fmt::Display for NetworkHint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == "mlProgram" {
-            f.write_str("; the weights of an ML Program are quantized with coremltools.optimize.coreml")?;
-        }
-        Ok(())
     }
 }

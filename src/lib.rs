@@ -24,6 +24,8 @@
 #[cfg(feature = "predict")]
 mod calibrate;
 mod error;
+#[cfg(feature = "predict")]
+pub mod evaluate;
 mod fold;
 mod format;
 mod inspect;
@@ -32,23 +34,28 @@ mod model;
 mod network;
 mod planner;
 #[cfg(feature = "predict")]
-#[allow(dead_code, reason = "single layers are run and replaced by comparison and calibration")]
 pub mod predict;
+mod program;
 mod quantize;
 mod quantizer;
 mod weight;
 
 #[cfg(feature = "predict")]
 pub use calibrate::{Calibration, CalibrationProgress};
-pub use error::{ConfigError, Error, NotAModel, Place, QuantizeError, Refused, ShapeError, WeightError};
+pub use error::{
+    BlobError, ConfigError, Error, FormError, ManifestError, NotAModel, Place, QuantizeError, Refused, ShapeError,
+    ValueError, WeightError, WeightProblem,
+};
 pub use fold::{Fold, FoldReason, FoldReport, Folded, NotFolded, fold, fold_except};
-pub use format::form::{Nbits, StoredForm};
-pub use format::{layer_type, layer_types, proto, weight_params};
+pub use format::dtype::Dtype;
+pub use format::form::{Nbits, ProgramForm, StoredForm};
+pub use format::{layer_type, layer_types, model_type, proto, weight_params};
 pub use inspect::{Finding, LayerSurvey, Subject, Violation, WeightSurvey, check, compare};
-pub use model::{DecodeOptions, Model, SaveOptions};
+pub use model::{ClassLabels, DecodeOptions, Metadata, Model, Package, SaveOptions};
 pub use network::mean_image::{MeanImage, MeanImageObstacle};
 pub use network::uses::ValueUse;
 pub use planner::{Planner, Target};
+pub use program::{DeploymentTarget, Granularity, Pruning, PruningError, UnknownGranularity, UnknownTarget};
 pub use quantize::calibration_report::{
     Agreement, CalibratedWeight, CalibrationReport, CalibrationWarning, NotCalibrated,
 };
@@ -59,10 +66,10 @@ pub use quantize::report::{LayerDistortion, Outcome, Reason, Report, Totals, Wei
 pub use quantize::selector::{
     AdvancedSelector, And, DefaultSelector, LayerSelector, MatMulSelector, Not, Pattern, WeightInfo,
 };
-pub use quantize::{Quantized, quantize_to_file, quantize_weights};
+pub use quantize::{Quantized, preview, quantize_to_file, quantize_weights};
 pub use quantizer::{
     CustomLut, Dequantize, Float16, Int8, KmeansLut, Levels, Linear, LinearLut, LinearRange, LinearSymmetric, Needs,
-    QuantizeContext, Quantizer, Statistics,
+    Prune, QuantizeContext, Quantizer, Statistics, SymmetricBits,
 };
 pub use weight::distortion::Distortion;
 pub use weight::{Blocks, Codes, Payload, WeightSpec, WeightView};

@@ -9,8 +9,8 @@ use coreml_quant::proto::model::Type;
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, BranchLayerParams, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{
-    Biases, DefaultSelector, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized, Reason, StoredForm,
-    WeightInfo, check, quantize_weights,
+    Biases, DefaultSelector, Dequantize, Int8, LayerSelector, Mode, Model, Nbits, Outcome, QuantConfig, Quantized,
+    Reason, StoredForm, WeightInfo, check, quantize_weights,
 };
 
 /// Every mode with every number of bits.
@@ -300,6 +300,41 @@ fn updatable_layers_stay() {
     }
 }
 
+/// Back to float32, however that is said: from codes, and though it takes more bytes.
+#[test]
+fn what_is_done_decides_the_defaults() {
+    let codes = || model(vec![kind("innerProduct").layer(&mut |_, units, _| Some(table(3, units, 8)))]);
+    let back = quantize(&codes(), &QuantConfig::dequantize(), "dequantize");
+    assert!(back.report.weights.iter().all(|weight| weight.outcome == Outcome::Converted));
+    let all = |_: &WeightInfo<'_>| true;
+    for config in [
+        QuantConfig::custom(Dequantize),
+        QuantConfig::custom(std::sync::Arc::new(Dequantize)),
+        QuantConfig::float16().with_rule(all, Dequantize),
+    ] {
+        assert_eq!(quantize(&codes(), &config, "custom").model, back.model);
+    }
+    // Whoever says otherwise is heard.
+    for config in [
+        QuantConfig::custom(Dequantize).with_requantize(false),
+        QuantConfig::dequantize().with_growth(false).with_selector(only_weights),
+        QuantConfig::float16()
+            .with_rule(only_weights, Dequantize)
+            .with_selector(|weight: &WeightInfo<'_>| weight.field == "bias"),
+    ] {
+        assert_eq!(quantize(&codes(), &config, "kept").model, codes());
+    }
+    let matrix = |name: &str| {
+        let mut layer = kind(name).layer(&mut |_, units, _| Some(table(3, units, 8)));
+        if let Some(Layer::InnerProduct(params)) = layer.layer.as_mut() {
+            (params.has_bias, params.bias) = (false, None);
+        }
+        model(vec![layer])
+    };
+    let int8 = quantize(&matrix("innerProduct"), &QuantConfig::custom(Int8), "int8");
+    assert_eq!(outcomes(&int8), [("weights", StoredForm::Int8, Outcome::Converted)]);
+}
+
 /// The marks of weights survive.
 #[test]
 fn updatable_marks_survive_dequantizing() {
@@ -363,34 +398,40 @@ fn members(model: &proto::Model) -> &[proto::Model] {
     }
 }
 
-/// "A weight that would not shrink stays as it is unless asked for."
+/// "What does not make the file smaller stays as it is unless asked for."
 #[test]
 fn nothing_grows_unless_asked_for() {
     let constant = |units: usize| {
         let params = proto::LoadConstantNdLayerParams { shape: vec![units as u64], data: Some(float32(units)) };
         model(vec![NeuralNetworkLayer { layer: Some(Layer::LoadConstantNd(params)), ..Default::default() }])
     };
-    // Codes of 8 bits and a table of 256 floats: n + 1024 against 4 n bytes. At 4096/3 values it begins to pay.
-    let table = QuantConfig::kmeans_lut(8).unwrap();
-    for (units, shrinks) in [(1, false), (341, false), (342, true), (400, true)] {
-        let quantized = quantize(&constant(units), &table, "kmeans_lut");
-        let bytes = units + 1024;
-        let expected = if shrinks { Outcome::Converted } else { Outcome::Kept(Reason::WouldNotShrink { bytes }) };
-        assert_eq!(quantized.report.weights[0].outcome, expected, "{units} values");
-        assert_eq!(shrinks, bytes < 4 * units);
-        let grown = quantize(&constant(units), &table.clone().with_growth(true), "kmeans_lut");
-        assert_eq!(grown.report.weights[0].outcome, Outcome::Converted);
-        assert_eq!(grown.report.weights[0].bytes_after(), bytes);
-    }
-    // 7 bits: 144 bytes of codes and 512 of table are as much as 164 floats.
-    let quantized = quantize(&constant(164), &QuantConfig::linear_lut(7).unwrap(), "linear_lut");
-    assert_eq!(quantized.report.weights[0].outcome, Outcome::Kept(Reason::WouldNotShrink { bytes: 656 }));
-    // A code of 4 bits, a scale and a bias, against 4 n bytes: 9 against 4, 9 against 8, 10 against 12.
-    let linear = QuantConfig::linear(4).unwrap();
-    for (units, bytes, shrinks) in [(1, 9, false), (2, 9, false), (3, 10, true)] {
-        let quantized = quantize(&constant(units), &linear, "linear");
-        let expected = if shrinks { Outcome::Converted } else { Outcome::Kept(Reason::WouldNotShrink { bytes }) };
-        assert_eq!(quantized.report.weights[0].outcome, expected, "{units} values");
+    let configs = [
+        ("kmeans_lut", QuantConfig::kmeans_lut(8).unwrap(), 330..365),
+        ("linear_lut", QuantConfig::linear_lut(7).unwrap(), 155..185),
+        ("linear", QuantConfig::linear(4).unwrap(), 1..30),
+    ];
+    for (name, config, range) in configs {
+        let mut shrunk = Vec::new();
+        for units in range.clone() {
+            let original = constant(units);
+            let len = |model: &Model| model.to_bytes().len();
+            let grown = quantize(&original, &config.clone().with_growth(true), name);
+            assert_eq!(grown.report.weights[0].outcome, Outcome::Converted);
+            let quantized = quantize(&original, &config, name);
+            let outcome = quantized.report.weights[0].outcome;
+            shrunk.push(len(&grown.model) < len(&original));
+            if len(&grown.model) < len(&original) {
+                assert_eq!(outcome, Outcome::Converted, "{name}, {units} values");
+                assert_eq!(len(&quantized.model), len(&grown.model));
+            } else {
+                assert!(
+                    matches!(outcome, Outcome::Kept(Reason::WouldNotShrink { .. })),
+                    "{name}, {units}: {outcome:?}"
+                );
+                assert_eq!(len(&quantized.model), len(&original));
+            }
+        }
+        assert!(shrunk.is_sorted() && !shrunk[0] && shrunk[shrunk.len() - 1], "{name}: {shrunk:?}");
     }
 }
 

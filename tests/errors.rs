@@ -14,9 +14,9 @@ use coreml_quant::proto::{
     Convolution3DLayerParams, ConvolutionLayerParams, LinearQuantizationParams, NeuralNetworkLayer, WeightParams,
 };
 use coreml_quant::{
-    AdvancedSelector, Codes, ConfigError, Error, Mode, Model, Nbits, NotAModel, Payload, Place, QuantConfig,
-    QuantizeContext, QuantizeError, Quantizer, Refused, SaveOptions, ShapeError, StoredForm, WeightError, WeightInfo,
-    WeightSpec, WeightView, quantize_to_file, quantize_weights,
+    AdvancedSelector, Codes, ConfigError, Error, ManifestError, Mode, Model, Nbits, NotAModel, Payload, Place,
+    QuantConfig, QuantizeContext, QuantizeError, Quantizer, Refused, SaveOptions, ShapeError, StoredForm,
+    SymmetricBits, WeightError, WeightInfo, WeightSpec, WeightView, quantize_to_file, quantize_weights,
 };
 
 /// Asserts on a pattern, and says what came instead.
@@ -69,8 +69,7 @@ fn files_that_are_not_there() {
 fn folders() {
     let folder = tempfile::tempdir().unwrap();
     for (name, is_it) in [
-        ("model.mlpackage", (|what| matches!(what, NotAModel::Package)) as fn(NotAModel) -> bool),
-        ("model.mlmodelc", |what| matches!(what, NotAModel::Compiled)),
+        ("model.mlmodelc", (|what| matches!(what, NotAModel::Compiled)) as fn(NotAModel) -> bool),
         ("model.mlmodel", |what| matches!(what, NotAModel::Folder)),
         ("model", |what| matches!(what, NotAModel::Folder)),
     ] {
@@ -78,6 +77,9 @@ fn folders() {
         fs::create_dir(&path).unwrap();
         assert!(is_it(opened(&path)), "{name}");
     }
+    let package = folder.path().join("model.mlpackage");
+    fs::create_dir(&package).unwrap();
+    assert_matches!(Model::open(&package), Err(Error::Package { cause: ManifestError::Missing, .. }));
 }
 
 #[test]
@@ -96,10 +98,9 @@ fn bytes_that_are_no_model() {
     };
     assert_matches!(open(b""), NotAModel::Empty);
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
-    assert_matches!(
-        open(pointer),
-        NotAModel::Text { start } if start == "version https://git-lfs.github.com/spec/v1"
-    );
+    assert_matches!(open(pointer), NotAModel::LfsPointer);
+    assert_matches!(open(b"book\0\0\0\0mark\0\0\0\08\0\0\0"), NotAModel::Alias);
+    assert_matches!(open(b"version 1 of nothing\n"), NotAModel::Text { start } if start == "version 1 of nothing");
     assert_matches!(open(b"<!DOCTYPE html>\r\n<html>"), NotAModel::Text { start } if start == "<!DOCTYPE html>");
     let whole = digits().to_bytes();
     for len in [whole.len() - 1, whole.len() / 2, 100] {
@@ -116,7 +117,6 @@ fn models_without_a_network() {
     let path = folder.path().join("out.mlmodel");
     let nested = pipeline(vec![model_of(Type::Normalizer(Default::default()), 1)]);
     for (kind, model) in [
-        ("mlProgram", Type::MlProgram(Default::default())),
         ("treeEnsembleClassifier", Type::TreeEnsembleClassifier(Default::default())),
         ("identity", Type::Identity(Default::default())),
         ("pipeline", Type::Pipeline(nested)),
@@ -129,6 +129,10 @@ fn models_without_a_network() {
             assert_matches!(to_file, Err(Error::NoNetwork { kind: named }) if named == kind);
         }
     }
+    let program = Model::from_proto(model_of(Type::MlProgram(Default::default()), 6));
+    let to_file = quantize_to_file(&program, &QuantConfig::float16(), &path, &SaveOptions::default());
+    assert_matches!(to_file, Err(Error::NeedsPackage { .. }));
+    assert_matches!(program.save(&path), Err(Error::NeedsPackage { .. }));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -563,6 +567,7 @@ fn chains_do_not_repeat_themselves() {
         Error::DifferentNetworks { original: "one".to_owned(), other: "two".to_owned() },
         Error::PlanMismatch { index: 0, found: "one".to_owned(), planned: "two".to_owned() },
         Error::TargetTooSmall { target: 1, least: 2 },
+        Error::Cancelled,
         Error::Config(QuantConfig::linear(9).unwrap_err()),
         damaged,
         malformed,
@@ -595,6 +600,13 @@ fn numbers_of_bits() {
         QuantConfig::linear_symmetric(1),
         Err(ConfigError::Bits { mode: "linear_symmetric", allowed: "2 to 8", found: 1 })
     );
+    // There is no such number of bits.
+    assert_matches!(
+        SymmetricBits::try_from(Nbits::ONE),
+        Err(ConfigError::Bits { mode: "linear_symmetric", allowed: "2 to 8", found: 1 })
+    );
+    assert_eq!((SymmetricBits::new(1), SymmetricBits::new(9)), (None, None));
+    assert_eq!(SymmetricBits::all().map(u32::from).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8]);
     for mode in Mode::all().iter().filter(|mode| !mode.nbits().is_empty() && **mode != Mode::CustomLut) {
         assert_matches!(
             QuantConfig::from_mode(*mode, None),

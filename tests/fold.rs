@@ -12,7 +12,10 @@ use coreml_quant::proto::{
     NetworkUpdateParameters, NeuralNetworkClassifier, NeuralNetworkLayer, Pipeline, Tensor as StatedShape,
     WeightParams, loss_layer,
 };
-use coreml_quant::{Biases, Error, FoldReason, Model, Outcome, QuantConfig, Reason, check, fold, quantize_weights};
+use coreml_quant::{
+    Biases, Dequantize, Error, Float16, FoldReason, KmeansLut, Model, Nbits, Outcome, QuantConfig, Reason, WeightInfo,
+    check, fold, quantize_weights,
+};
 use evaluate::{Tensor, assert_same};
 use networks::*;
 
@@ -538,6 +541,13 @@ fn quantizing_folds_below_16_bits_unless_told_otherwise() {
     assert_eq!(folds(QuantConfig::float16()), (0, 2));
     assert_eq!(folds(QuantConfig::dequantize()), (0, 2));
     assert_eq!(folds(QuantConfig::float16().with_fold(true)), (1, 1));
+    // What is done decides, not which constructor says so; a rule that makes codes counts.
+    assert_eq!(folds(QuantConfig::custom(Float16)), (0, 2));
+    assert_eq!(folds(QuantConfig::custom(Dequantize)), (0, 2));
+    assert_eq!(folds(QuantConfig::custom(KmeansLut::new(Nbits::FOUR))), (1, 1));
+    let head = |weight: &WeightInfo<'_>| weight.layer_name == "conv";
+    assert_eq!(folds(QuantConfig::float16().with_rule(head, KmeansLut::new(Nbits::FOUR))), (1, 1));
+    assert_eq!(folds(linear().with_rule(head, Float16)), (1, 1));
     // What is quantized is the folded weight.
     let folded = fold(&before).unwrap().model;
     let (one, other) = (quantize_weights(&before, &linear()).unwrap(), quantize_weights(&folded, &linear()).unwrap());

@@ -86,7 +86,7 @@ fn hold(case: Row<'_>, item: &Row<'_>, expected: &[f32], blob: &Tensor) -> Resul
     let same = match case.get("shape_rule") {
         "exact" => found == wanted,
         "squeezed" => squeezed(&found) == squeezed(&wanted),
-        _ => found.iter().product::<usize>() == wanted.iter().product(),
+        _ => found.iter().product::<usize>() == wanted.iter().product::<usize>(),
     };
     if !same {
         return Err(format!("the shape is {found:?}, {wanted:?} expected"));

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -145,6 +146,7 @@ mod unix {
         let config = QuantConfig::linear(8).unwrap().with_progress(move |_| {
             let temporary = names(&watched).into_iter().find(|name| name.starts_with('.'));
             modes.lock().unwrap().extend(temporary.map(|name| mode(&watched.join(name))));
+            ControlFlow::Continue(())
         });
         quantize_to_file(&digits(), &config, &path, &SaveOptions::default()).unwrap();
         let seen = seen.lock().unwrap();
@@ -302,4 +304,27 @@ mod unix {
             }
         }
     }
+}
+
+#[test]
+fn a_cancelled_job_writes_nothing() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("out.mlmodel");
+    fs::write(&path, "old").unwrap();
+    let places = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&places);
+    let config = QuantConfig::kmeans_lut(4).unwrap().with_progress(move |progress| {
+        seen.lock().unwrap().push(progress.place.to_string());
+        ControlFlow::Break(())
+    });
+    let error = quantize_to_file(&digits(), &config, &path, &SaveOptions::default()).unwrap_err();
+    assert!(matches!(error, coreml_quant::Error::Cancelled), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(matches!(coreml_quant::quantize_weights(&digits(), &config), Err(coreml_quant::Error::Cancelled)));
+    let places = places.lock().unwrap();
+    assert!(
+        places.iter().all(|place| place.starts_with("folded model: ") || place.starts_with("model: ")),
+        "{places:?}"
+    );
 }

@@ -176,7 +176,7 @@ impl Calibration {
             let layers_done = turn * network.len() + index + 1;
             let progress = CalibrationProgress { layers_done, layers: turns * network.len() };
             if self.progress.as_ref().is_some_and(|tell| tell(progress) == ControlFlow::Break(())) {
-                return Err(Error::Stopped);
+                return Err(Error::Cancelled);
             }
         }
         walk.report.outputs = walk.agreement(&outputs);

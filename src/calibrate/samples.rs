@@ -149,7 +149,7 @@ impl Calibration {
         self
     }
 
-    /// Calls `progress` after each layer; [`ControlFlow::Break`] ends the job with [`Error::Stopped`].
+    /// Calls `progress` after each layer; [`ControlFlow::Break`] ends the job with [`Error::Cancelled`].
     #[must_use]
     pub fn with_progress(
         mut self,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 /// `Display` writes a line for each fold and a summary; the alternate form (`{:#}`) also says why a candidate was not
 /// folded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FoldReport {
     /// The folds, in the order in which they were made.
@@ -22,6 +23,7 @@ pub struct FoldReport {
 
 /// A layer that follows another one closely enough to be folded into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Fold {
     /// The network: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
@@ -38,6 +40,7 @@ pub struct Fold {
 
 /// A layer that was not folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct NotFolded {
     /// What would have been folded into what.
@@ -48,6 +51,7 @@ pub struct NotFolded {
 
 /// Why a layer was not folded into the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum FoldReason {
     /// One of the layers is to stay as it is: the selector leaves it out.

@@ -1,5 +1,6 @@
 //! The format as it lies in files: generated types, the one message written by hand, and a scan of raw bytes.
 
+pub(crate) mod dtype;
 pub(crate) mod form;
 pub mod proto;
 pub(crate) mod scan;
@@ -29,7 +30,7 @@ pub fn layer_types() -> &'static [&'static str] {
 }
 
 /// The name of a model's type in the format: `neuralNetworkClassifier`, `pipeline`, `mlProgram`; `none` without one.
-pub(crate) fn model_type(model: &proto::Model) -> &'static str {
+pub fn model_type(model: &proto::Model) -> &'static str {
     model.r#type.as_ref().map_or("none", model_name)
 }
 

@@ -59,7 +59,7 @@ pub struct WeightParams {
 /// Encoding a hole writes nothing; it notes where in the buffer its bytes belong.
 #[derive(Debug)]
 pub(crate) struct Hole {
-    len: usize,
+    len: AtomicUsize,
     /// What `remaining_mut` of the buffer was when the hole was passed.
     remaining: AtomicUsize,
 }
@@ -67,12 +67,17 @@ pub(crate) struct Hole {
 impl Hole {
     /// Room for a message of `len` encoded bytes.
     pub(crate) fn new(len: usize) -> Self {
-        Self { len, remaining: AtomicUsize::new(0) }
+        Self { len: AtomicUsize::new(len), remaining: AtomicUsize::new(0) }
     }
 
     /// The encoded length of the message that belongs here, in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Room for a message of another length: to learn what that does to the messages around it.
+    pub(crate) fn set_len(&self, len: usize) {
+        self.len.store(len, Ordering::Relaxed);
     }
 
     /// Where the message belongs: the offset in a buffer that had room for `capacity` bytes when encoding started.
@@ -155,7 +160,7 @@ impl Message for WeightParams {
 
     fn encoded_len(&self) -> usize {
         if let Some(hole) = self.as_hole() {
-            return hole.len;
+            return hole.len();
         }
         let payloads: usize = self.payloads().iter().map(|(tag, payload)| Self::payload_len(*tag, payload.len())).sum();
         payloads + self.tail_len()
@@ -219,6 +224,8 @@ impl WeightParams {
                 Self::payload_len(tag::RAW_VALUE, nbits.packed_len(units))
             }
             StoredForm::Int8 => Self::payload_len(tag::INT8_RAW_VALUE, units),
+            // Weights of networks have none of these.
+            StoredForm::Program(_) => 0,
         }
     }
 

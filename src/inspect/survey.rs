@@ -11,10 +11,12 @@ use crate::model::{Model, walk};
 use crate::network::mean_image::{self, MeanImage};
 use crate::network::params;
 use crate::network::weights::{self, StoredWeight};
+use crate::quantize::selector::WeightInfo;
 use crate::weight::{Buffers, Payload, WeightSpec};
 
 /// A layer of one of a model's networks.
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerSurvey<'a> {
     /// Its index among all layers of the model.
@@ -22,15 +24,34 @@ pub struct LayerSurvey<'a> {
     /// The network's path: `model`, `model/pipeline[1]`, `model/cond/ifBranch`.
     pub network: Arc<str>,
     /// The layer.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "name", rename = "name"))]
     pub layer: &'a NeuralNetworkLayer,
+    /// The types of the layers that the network lies in (`branch`, `loop`), outermost first.
+    pub inside: Vec<&'static str>,
     /// The layer's type under its name in the format; `None` if it has none.
     pub layer_type: Option<&'static str>,
     /// The weights that Core ML reads.
     pub weights: Vec<WeightSurvey<'a>>,
 }
 
+impl LayerSurvey<'_> {
+    /// A weight of the layer as a selector sees it, by its field and shape: to ask what a selector would select.
+    pub fn info<'s>(&'s self, field: &'s str, shape: &'s [usize]) -> WeightInfo<'s> {
+        WeightInfo {
+            network: &self.network,
+            inside: &self.inside,
+            layer: Some(self.layer),
+            layer_name: &self.layer.name,
+            layer_type: self.layer_type.unwrap_or_default(),
+            field,
+            shape,
+        }
+    }
+}
+
 /// How a weight is stored.
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct WeightSurvey<'a> {
     /// The field's name in the format.
@@ -38,10 +59,37 @@ pub struct WeightSurvey<'a> {
     /// The dimensions, row-major; empty if the layer's sizes make no shape.
     pub shape: Vec<usize>,
     /// The weight itself; `None` if it is missing.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub params: Option<&'a WeightParams>,
     /// The form it is stored in, or what is wrong with it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "form_or_error"))]
     pub stored: Result<StoredForm, WeightError>,
+    #[cfg_attr(feature = "serde", serde(skip))]
     weight: StoredWeight<'a>,
+}
+
+/// A layer as its name.
+#[cfg(feature = "serde")]
+fn name<S: serde::Serializer>(layer: &NeuralNetworkLayer, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&layer.name)
+}
+
+/// A form, or what is wrong as `{"error": ".."}`.
+#[cfg(feature = "serde")]
+fn form_or_error<S: serde::Serializer>(
+    stored: &Result<StoredForm, WeightError>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    use serde::Serialize;
+    use serde::ser::SerializeMap;
+    match stored {
+        Ok(form) => form.serialize(serializer),
+        Err(error) => {
+            let mut map = serializer.serialize_map(Some(1))?;
+            map.serialize_entry("error", &error.to_string())?;
+            map.end()
+        }
+    }
 }
 
 impl WeightSurvey<'_> {
@@ -78,6 +126,7 @@ impl Model {
                 index: layer.at.index,
                 network: Arc::clone(layer.at.network),
                 layer: layer.layer,
+                inside: layer.at.inside.to_vec(),
                 layer_type: layer.layer_type,
                 weights: weights.collect(),
             });

@@ -132,6 +132,50 @@ pub(super) fn decode_chunk(halves: &[u8], out: &mut [[u8; 4]]) {
     }
 }
 
+/// Rounds to the nearest half, half to even, as a float32: beyond the largest half to infinity, as arithmetic does.
+#[inline(always)]
+pub(crate) fn rounded(value: f32) -> f32 {
+    let magnitude = value.to_bits() & 0x7FFF_FFFF;
+    let sign = value.to_bits() ^ magnitude;
+    let odd = magnitude >> 13 & 1;
+    let normal = magnitude.wrapping_add(0xFFF + odd) & !0x1FFF;
+    let normal = if normal > LARGEST { f32::INFINITY.to_bits() } else { normal };
+    let normal = if magnitude > f32::INFINITY.to_bits() { magnitude } else { normal };
+    let subnormal = ((f32::from_bits(magnitude) + 0.5) - 0.5).to_bits();
+    f32::from_bits(sign | if magnitude < SMALLEST_NORMAL { subnormal } else { normal })
+}
+
+/// The values of little-endian halves or float32, exactly. `out` has one for each.
+#[multiversion(targets = "simd")]
+pub(crate) fn floats(bytes: &[u8], half: bool, out: &mut [f32]) {
+    if half {
+        for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *out = f32::from_bits(from_half(u16::from_le_bytes(bytes)));
+        }
+    } else {
+        for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *out = f32::from_le_bytes(bytes);
+        }
+    }
+}
+
+/// Values as little-endian halves, rounded as [`rounded`] does it, or as float32. `out` has 2 or 4 bytes for each.
+#[multiversion(targets = "simd")]
+pub(crate) fn to_bytes(values: &[f32], half: bool, out: &mut [u8]) {
+    if half {
+        for (out, &value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+            let value = rounded(value);
+            let infinite = (value.to_bits() & 0x8000_0000) >> 16 | if value.is_nan() { 0x7E00 } else { 0x7C00 };
+            let half = if value.is_finite() { to_half(value.to_le_bytes()) } else { infinite as u16 };
+            *out = half.to_le_bytes();
+        }
+    } else {
+        for (out, &value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *out = value.to_le_bytes();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::dequantize::{Stored, decode};
@@ -164,6 +208,20 @@ mod tests {
             for (value, half) in values.iter().zip(halves.as_chunks().0) {
                 assert_eq!(u16::from_le_bytes(*half), f16::from_f32(*value).to_bits(), "{value:e}");
             }
+        }
+    }
+
+    #[test]
+    fn rounding_in_place_is_that_of_the_half_crate() {
+        let beyond = [65519.0, 65520.0, 1e30, f32::INFINITY, f32::NAN];
+        for value in turning_points().chain(beyond.into_iter().flat_map(|value| [value, -value])) {
+            let expected = f16::from_f32(value).to_f32();
+            let found = super::rounded(value);
+            assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{value:e}");
+            let mut bytes = [0; 2];
+            super::to_bytes(&[value], true, &mut bytes);
+            let written = f16::from_le_bytes(bytes).to_f32();
+            assert!(written.to_bits() == expected.to_bits() || written.is_nan() && expected.is_nan(), "{value:e}");
         }
     }
 

@@ -10,6 +10,7 @@
 //! Tensors of more than [`BLOCK`] weights are cut into blocks that run on rayon's current pool. The cut depends on the
 //! tensor's layout alone, so the thread count changes no result.
 
+pub(crate) mod boxes;
 pub(crate) mod dequantize;
 pub(crate) mod encode;
 pub(crate) mod errors;
@@ -19,6 +20,9 @@ pub(crate) mod kmeans;
 pub(crate) mod least_squares;
 pub(crate) mod linear;
 pub(crate) mod pack;
+pub(crate) mod pack_lsb;
+pub(crate) mod prune;
+pub(crate) mod shift_scale;
 #[cfg(test)]
 mod testing;
 

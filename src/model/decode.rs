@@ -119,9 +119,9 @@ pub(crate) fn decode(bytes: Bytes, options: &DecodeOptions) -> Result<proto::Mod
         return Err(NotAModel::TooLong { max_len: options.max_len });
     }
     let start = bytes.slice(..bytes.len().min(TEXT_PROBE));
-    let proto = decode_known(bytes, options).map_err(|error| text(&start).unwrap_or(error))?;
+    let proto = decode_known(bytes, options).map_err(|error| other_kind(&start).unwrap_or(error))?;
     if proto.r#type.is_none() {
-        return Err(text(&start).unwrap_or(NotAModel::NoType { version: proto.specification_version }));
+        return Err(other_kind(&start).unwrap_or(NotAModel::NoType { version: proto.specification_version }));
     }
     if !options.allow_newer_versions {
         check_versions(&proto)?;
@@ -155,8 +155,14 @@ fn check_versions(model: &proto::Model) -> Result<(), NotAModel> {
     }
 }
 
-/// Whether a file that is no model is text, to say so.
-fn text(start: &[u8]) -> Option<NotAModel> {
+/// Whether a file that is no model is text, or something else that is well known, to say so.
+fn other_kind(start: &[u8]) -> Option<NotAModel> {
+    if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Some(NotAModel::LfsPointer);
+    }
+    if start.starts_with(b"book\0\0\0\0mark\0\0\0\0") {
+        return Some(NotAModel::Alias);
+    }
     let readable = start.iter().all(|&byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
     let line = start.split(|&byte| byte == b'\n').next().unwrap_or_default();
     readable.then(|| NotAModel::Text { start: String::from_utf8_lossy(line).trim_end().to_owned() })

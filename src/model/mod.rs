@@ -1,11 +1,15 @@
 //! A Core ML model: read, looked at, written.
 
 mod decode;
+mod metadata;
+pub(crate) mod package;
 mod platform;
 pub(crate) mod walk;
 pub(crate) mod write;
 
 pub use decode::DecodeOptions;
+pub use metadata::{ClassLabels, Metadata};
+pub use package::Package;
 pub use write::SaveOptions;
 
 use std::fmt;
@@ -18,6 +22,7 @@ use prost::Message;
 
 use crate::error::{Error, NotAModel};
 use crate::format::{self, proto};
+use package::manifest::MANIFEST;
 
 /// A Core ML model.
 ///
@@ -25,26 +30,30 @@ use crate::format::{self, proto};
 #[derive(Clone, PartialEq)]
 pub struct Model {
     proto: proto::Model,
+    /// The package it came in, with its weight files.
+    package: Option<Package>,
 }
 
 impl Model {
-    /// Reads a `.mlmodel` file, within the limits of [`DecodeOptions::default`].
+    /// Reads a `.mlmodel` file or an `.mlpackage` folder, within the limits of [`DecodeOptions::default`].
     ///
-    /// To map the file instead of reading it, pass the map to [`from_bytes`](Self::from_bytes) with
-    /// `Bytes::from_owner`.
+    /// To map files instead of reading them, pass the maps to [`from_bytes`](Self::from_bytes) or
+    /// [`Package::new`] with `Bytes::from_owner`.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be read, [`Error::NotAModelFile`] if it is something else.
+    /// [`Error::Io`] if it cannot be read, [`Error::Package`] for a folder that is no package in order,
+    /// [`Error::NotAModelFile`] if it is something else.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with(path, &DecodeOptions::default())
     }
 
-    /// Reads a `.mlmodel` file.
+    /// Reads a `.mlmodel` file or an `.mlpackage` folder. The limits hold for the model's own file, not for weight files.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be read, [`Error::NotAModelFile`] if it is something else, or more or newer than the
+    /// [`Error::Io`] if it cannot be read, [`Error::Package`] for a folder that is no package in order,
+    /// [`Error::NotAModelFile`] if it is something else, or more or newer than the
     /// options allow.
     pub fn open_with(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self, Error> {
         let path = path.as_ref();
@@ -53,8 +62,10 @@ impl Model {
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if metadata.is_dir() {
+            if is_package(path) || path.join(MANIFEST).exists() {
+                return Self::decode_package(Package::read(path)?, options).map_err(not_a_model);
+            }
             return Err(not_a_model(match path.extension().and_then(|extension| extension.to_str()) {
-                Some("mlpackage") => NotAModel::Package,
                 Some("mlmodelc") => NotAModel::Compiled,
                 _ => NotAModel::Folder,
             }));
@@ -85,9 +96,53 @@ impl Model {
         decode::decode(bytes.into(), options).map(Self::from_proto).map_err(Error::NotAModel)
     }
 
+    /// The model of a package, within the limits of [`DecodeOptions::default`]. Weights share the package's bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAModel`] if its root is no model.
+    pub fn from_package(package: Package) -> Result<Self, Error> {
+        Self::decode_package(package, &DecodeOptions::default()).map_err(Error::NotAModel)
+    }
+
+    fn decode_package(mut package: Package, options: &DecodeOptions) -> Result<Self, NotAModel> {
+        let root = package.file(package.root()).cloned().unwrap_or_default();
+        let proto = decode::decode(root, options)?;
+        // From here on, the message is what counts.
+        package.set_root(Bytes::new());
+        Ok(Self { proto, package: Some(package) })
+    }
+
+    /// The model as a package: the one it came in with the model of now, or a new one. Other files of the package are as
+    /// they were.
+    pub fn to_package(&self) -> Package {
+        let mut package = self.package.clone().unwrap_or_else(Package::empty);
+        package.set_root(self.to_bytes().into());
+        package
+    }
+
     /// A model from its protobuf message.
     pub fn from_proto(proto: proto::Model) -> Self {
-        Self { proto }
+        Self { proto, package: None }
+    }
+
+    /// The package that the model came in.
+    pub(crate) fn package(&self) -> Option<&Package> {
+        self.package.as_ref()
+    }
+
+    /// Another model with the files of this one, but for weight files, under the names that programs give them.
+    pub(crate) fn with_weights(&self, proto: proto::Model, files: Vec<(String, Bytes)>) -> Self {
+        let mut package = self.package.clone();
+        if !files.is_empty() {
+            let package = package.get_or_insert_with(Package::empty);
+            for (name, bytes) in files {
+                if let Some(path) = package.weight_path(&name) {
+                    package.set_weights(&path, bytes);
+                }
+            }
+        }
+        Self { proto, package }
     }
 
     /// The protobuf message.
@@ -105,16 +160,18 @@ impl Model {
         self.proto
     }
 
-    /// The bytes of the `.mlmodel` file. The same model always gives the same bytes: maps are sorted by key.
+    /// The bytes of the `.mlmodel` file. The same model always gives the same bytes: maps are sorted by key. An ML
+    /// Program's weight files are not part of it, see [`to_package`](Self::to_package).
     pub fn to_bytes(&self) -> Vec<u8> {
         self.proto.encode_to_vec()
     }
 
-    /// Writes a `.mlmodel` file, see [`save_with`](Self::save_with).
+    /// Writes a `.mlmodel` file or an `.mlpackage` folder, see [`save_with`](Self::save_with).
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be written; an old file is then as it was.
+    /// [`Error::Io`] if it cannot be written; an old file is then as it was. [`Error::NeedsPackage`] for an ML Program
+    /// that is to become a `.mlmodel` file.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         self.save_with(path, &SaveOptions::default())
     }
@@ -123,11 +180,41 @@ impl Model {
     /// A failed or killed save leaves the old file as it was. The old file's permissions are kept; if `path` is a
     /// symbolic link, the file it points to is replaced.
     ///
+    /// If `path` ends in `.mlpackage`, it becomes a folder, written beside the old one and put in its place when it is
+    /// complete: with all files of the package that the model was opened from. Any model can be in a package; an ML
+    /// Program has to.
+    ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written, [`Error::NeedsPackage`] for an ML Program without one.
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<(), Error> {
-        write::save(&self.proto, path.as_ref(), options)
+        let path = path.as_ref();
+        if is_package(path) {
+            return package::save::save(&self.to_package(), path, options.is_sync());
+        }
+        self.require_no_package(path)?;
+        write::save(&self.proto, path, options)
+    }
+
+    /// Fails for a model with weights in other files, which is to become a single one.
+    pub(crate) fn require_no_package(&self, path: &Path) -> Result<(), Error> {
+        if self.has_program() { Err(Error::NeedsPackage { path: path.to_owned() }) } else { Ok(()) }
+    }
+
+    /// Whether there is an ML Program, in the model or in a pipeline's member.
+    pub(crate) fn has_program(&self) -> bool {
+        let mut found = false;
+        walk::each_model(&self.proto, walk::ROOT, &mut |_, model| {
+            found |= matches!(model.r#type, Some(proto::model::Type::MlProgram(_)));
+        });
+        found
+    }
+
+    /// Whether there is a network, in the model or in a pipeline's member.
+    pub(crate) fn has_network(&self) -> bool {
+        let mut found = false;
+        walk::each_model(&self.proto, walk::ROOT, &mut |_, model| found |= walk::network(model).is_some());
+        found
     }
 
     /// The model's type, under its name in the format: `neuralNetworkClassifier`, `pipeline`, `mlProgram`.
@@ -137,10 +224,13 @@ impl Model {
 
     /// Fails unless there is a network, in the model or in a pipeline's member.
     pub(crate) fn require_network(&self) -> Result<(), Error> {
-        let mut found = false;
-        walk::each_model(&self.proto, walk::ROOT, &mut |_, model| found |= walk::network(model).is_some());
-        if found { Ok(()) } else { Err(Error::NoNetwork { kind: self.kind() }) }
+        if self.has_network() { Ok(()) } else { Err(Error::NoNetwork { kind: self.kind() }) }
     }
+}
+
+/// Whether a path is to be a package's.
+pub(crate) fn is_package(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "mlpackage")
 }
 
 impl fmt::Debug for Model {

@@ -90,6 +90,11 @@ pub(crate) fn members<'m>(model: &'m Model, path: &str) -> impl Iterator<Item = 
     members.map(move |(index, member)| (member_path(path, index), member))
 }
 
+/// The members of a pipeline, to be changed.
+pub(crate) fn members_mut(model: &mut Model) -> impl Iterator<Item = &mut Model> {
+    pipeline_mut(model).into_iter().flat_map(|pipeline| &mut pipeline.models)
+}
+
 /// Visits every layer.
 pub(crate) fn each_layer<'m>(model: &'m Model, visit: &mut dyn FnMut(At<'_>, &'m NeuralNetworkLayer)) {
     let mut index = 0;
@@ -136,6 +141,14 @@ pub(crate) fn change_networks(model: &mut Model, path: &str, change: &mut dyn Fn
     }
     model.specification_version = model.specification_version.max(version);
     version
+}
+
+/// Visits a model and the members of its pipelines to change them, in the order of [`each_model`].
+pub(crate) fn change_models(model: &mut Model, visit: &mut dyn FnMut(&mut Model)) {
+    visit(model);
+    for member in pipeline_mut(model).into_iter().flat_map(|pipeline| &mut pipeline.models) {
+        change_models(member, visit);
+    }
 }
 
 /// Visits every layer of a model's own network to change it, in the order of [`each_layer`]. `index` is that of the next

@@ -34,6 +34,11 @@ impl SaveOptions {
         self.sync = sync;
         self
     }
+
+    /// Whether to wait for the disk.
+    pub(crate) fn is_sync(&self) -> bool {
+        self.sync
+    }
 }
 
 /// Computes the weight with an index, using memory from the buffers.

@@ -24,6 +24,7 @@ use crate::model::walk;
 
 /// A mean image in the preprocessing of a network: float32 values that are subtracted from an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MeanImage {
     /// The network: `model`, `model/pipeline[1]`.
@@ -45,6 +46,7 @@ impl MeanImage {
 
 /// Why a mean image cannot become the weight of a `bias` layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum MeanImageObstacle {
     /// No image of this name is an input.

@@ -159,7 +159,7 @@ fn lookup_table(nbits: Nbits, float_value: Vec<f32>) -> QuantizationParams {
 pub(crate) fn encoded_len(form: StoredForm, units: usize, is_updatable: bool) -> usize {
     // The length does not depend on the values, so zeros will do.
     let quantization = match form {
-        StoredForm::Float32 | StoredForm::Float16 => None,
+        StoredForm::Float32 | StoredForm::Float16 | StoredForm::Program(_) => None,
         StoredForm::Linear { nbits, scales, biases } => Some(linear(nbits, vec![0.0; scales], vec![0.0; biases])),
         StoredForm::Int8 => Some(linear(Nbits::EIGHT, vec![0.0], Vec::new())),
         StoredForm::LookupTable { nbits } => Some(lookup_table(nbits, vec![0.0; nbits.levels()])),

@@ -23,6 +23,7 @@ use crate::model::walk::{self, inner_networks};
 
 /// What a layer takes values for that must be exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ValueUse {
     /// Positions in another array: what to gather, where to scatter, rows of an embedding, corners of boxes.

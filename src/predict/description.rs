@@ -101,7 +101,8 @@ fn range(range: Option<&crate::format::proto::SizeRange>) -> (usize, Option<usiz
 }
 
 impl FeatureInfo {
-    pub(crate) fn of(description: &FeatureDescription) -> Self {
+    /// What a description says.
+    pub fn of(description: &FeatureDescription) -> Self {
         let r#type = description.r#type.as_ref();
         let kind = match r#type.and_then(|r#type| r#type.r#type.as_ref()) {
             Some(Type::MultiArrayType(array)) => {

@@ -243,6 +243,19 @@ impl Image {
         Self { width, height, order: self.order, pixels: pixels.unwrap_or_default() }
     }
 
+    /// The largest part in the middle that has the ratio of a width to a height; both at least 1.
+    #[must_use]
+    pub fn cropped_to_ratio(&self, width: usize, height: usize) -> Self {
+        let (width, height) = (width.max(1), height.max(1));
+        let new_width = self.width.min((self.height * width).div_ceil(height));
+        let new_height = self.height.min((self.width * height).div_ceil(width));
+        let (left, top) = ((self.width - new_width) / 2, (self.height - new_height) / 2);
+        let channels = self.order.channels();
+        let rows = self.pixels.chunks(self.width.max(1) * channels).skip(top).take(new_height);
+        let pixels = rows.flat_map(|row| &row[left * channels..][..new_width * channels]).copied().collect();
+        Self { width: new_width, height: new_height, order: self.order, pixels }
+    }
+
     /// The image in gray: 0.299 red + 0.587 green + 0.114 blue, rounded.
     #[must_use]
     pub fn to_gray(&self) -> Self {

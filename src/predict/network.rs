@@ -7,23 +7,24 @@
 //! [`Step::eval`] runs one layer alone on any inputs, and [`Network::with_layer`] puts another layer in the place of
 //! one, sharing all others.
 
-use std::collections::{HashMap, HashSet};
+mod compile;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use ndarray::IxDyn;
 use rand_pcg::Pcg64;
-use rayon::prelude::*;
 
+use self::compile::leaf;
 use super::error::{LayerInfo, PredictError};
-use super::layers::{self, Limits, PrepareError, Prepared};
+use super::layers::{self, Limits, Prepared};
+use super::network_model::note;
 use super::ops;
 use super::tensor::{LayerError, Tensor};
-use crate::error::Place;
 use crate::format::layer_type;
 use crate::format::proto::neural_network_layer::Layer;
 use crate::format::proto::{CustomLayerParams, NeuralNetworkLayer};
-use crate::model::walk::{self, inner_networks};
 
 /// The number of a blob in a network.
 pub(crate) type BlobId = usize;
@@ -164,50 +165,19 @@ enum Flow {
     Continue,
 }
 
-/// Sees every layer that has run: itself, its inputs, its outputs.
-pub(crate) type Observer<'o> = dyn FnMut(&Step, &[Tensor], &[Tensor]) + 'o;
+/// A layer that has run.
+pub(crate) struct Ran<'r> {
+    /// The path of the network whose blobs it reads and writes.
+    pub network: &'r str,
+    pub step: &'r Step,
+    pub inputs: &'r [Tensor],
+    pub outputs: &'r [Tensor],
+}
 
-type Prepare = Result<Option<Box<dyn Prepared>>, PrepareError>;
+/// Sees every layer that has run. An error of its own ends the run.
+pub(crate) type Observer<'o> = dyn FnMut(Ran<'_>) -> Result<(), PredictError> + 'o;
 
 impl Network {
-    /// Compiles a network that gets `inputs` and is asked for `outputs`.
-    ///
-    /// # Errors
-    ///
-    /// If a weight cannot be read, a parameter makes no sense, or a layer or output reads what is never written.
-    pub(crate) fn compile(
-        path: &str,
-        layers: &[NeuralNetworkLayer],
-        inputs: &[&str],
-        outputs: &[&str],
-    ) -> Result<Self, PredictError> {
-        let mut all = Vec::new();
-        collect(layers, &mut all);
-        let prepared: Vec<Prepare> = all.par_iter().map(|layer| layers::prepare(layer)).collect();
-        let mut compiler = Compiler { prepared: prepared.into_iter(), ..Compiler::default() };
-        for input in inputs {
-            let id = compiler.blob(input);
-            compiler.written.insert(id);
-        }
-        let path: Arc<str> = path.into();
-        let mut steps = compiler.steps(&path, layers)?;
-        let mut ids = Vec::with_capacity(outputs.len());
-        for &name in outputs {
-            let written = compiler.ids.get(name).filter(|id| compiler.written.contains(id));
-            let missing = || PredictError::MissingOutput { network: Arc::clone(&path), name: name.to_owned() };
-            ids.push(*written.ok_or_else(missing)?);
-        }
-        let mut live: HashSet<BlobId> = ids.iter().copied().collect();
-        free(&mut steps, &mut live);
-        Ok(Self {
-            path,
-            steps: steps.into_iter().map(Draft::finish).collect(),
-            blobs: Arc::new(compiler.names),
-            ids: Arc::new(compiler.ids),
-            outputs: ids,
-        })
-    }
-
     /// Where the network is.
     pub(crate) fn path(&self) -> &str {
         &self.path
@@ -216,6 +186,11 @@ impl Network {
     /// The layers outside of branches and loops, in order.
     pub(crate) fn steps(&self) -> &[Arc<Step>] {
         &self.steps
+    }
+
+    /// The names of the outputs, in the order in which they were asked for.
+    pub(crate) fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|&id| &*self.blobs[id])
     }
 
     /// The number of a blob.
@@ -274,40 +249,26 @@ impl Network {
         notes: &mut Vec<&'static str>,
         observer: &mut Observer<'_>,
     ) -> Result<Vec<Tensor>, PredictError> {
-        let mut run = Run {
-            network: self,
-            options,
-            blobs: vec![None; self.blobs.len()],
-            context: options.context(),
-            steps_left: options.step_limit,
-        };
+        let mut run = self.start(inputs, options);
+        let result = run.all(&self.steps, observer);
+        run.context.notes.drain(..).for_each(|what| note(notes, what));
+        result?;
+        run.outputs()
+    }
+
+    /// The state before the first layer.
+    pub(crate) fn start<'r>(
+        &'r self,
+        inputs: impl IntoIterator<Item = (String, Tensor)>,
+        options: &'r Options,
+    ) -> Run<'r> {
+        let mut blobs = vec![None; self.blobs.len()];
         for (name, tensor) in inputs {
             if let Some(id) = self.blob(&name) {
-                run.blobs[id] = Some(tensor);
+                blobs[id] = Some(tensor);
             }
         }
-        let result = run.all(&self.steps, observer);
-        for note in run.context.notes {
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
-        }
-        result?;
-        let missing = |id: BlobId| PredictError::MissingOutput {
-            network: Arc::clone(&self.path),
-            name: self.blobs[id].to_string(),
-        };
-        self.outputs.iter().map(|&id| run.blobs[id].clone().ok_or_else(|| missing(id))).collect()
-    }
-}
-
-/// All layers, those of inner networks after the layer they are in.
-fn collect<'l>(layers: &'l [NeuralNetworkLayer], all: &mut Vec<&'l NeuralNetworkLayer>) {
-    for layer in layers {
-        all.push(layer);
-        for (_, inner) in inner_networks(layer) {
-            collect(&inner.layers, all);
-        }
+        Run { network: self, options, blobs, context: options.context(), steps_left: options.step_limit }
     }
 }
 
@@ -432,7 +393,9 @@ impl Step {
     }
 }
 
-struct Run<'r> {
+/// A run of a network: what its layers have written and others will read. A copy shares the blobs.
+#[derive(Clone)]
+pub(crate) struct Run<'r> {
     network: &'r Network,
     options: &'r Options,
     blobs: Vec<Option<Tensor>>,
@@ -440,7 +403,42 @@ struct Run<'r> {
     steps_left: u64,
 }
 
-impl Run<'_> {
+impl<'r> Run<'r> {
+    /// Goes on for some of the network's outer layers.
+    ///
+    /// # Errors
+    ///
+    /// If a layer cannot be computed.
+    pub(crate) fn advance(&mut self, steps: std::ops::Range<usize>) -> Result<(), PredictError> {
+        let steps = self.network.steps.get(steps).unwrap_or_default();
+        self.all(steps, &mut |_| Ok(())).map(|_| ())
+    }
+
+    /// The same state in another network: one that [`Network::with_layer`] has made of this run's.
+    pub(crate) fn in_network(mut self, network: &'r Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Bytes of the blobs that are alive.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blobs.iter().flatten().map(|blob| size_of::<f32>() as u64 * blob.len() as u64).sum()
+    }
+
+    /// The network's outputs, in the order in which they were asked for.
+    ///
+    /// # Errors
+    ///
+    /// If one has not been written.
+    pub(crate) fn outputs(&self) -> Result<Vec<Tensor>, PredictError> {
+        let network = self.network;
+        let missing = |id: BlobId| PredictError::MissingOutput {
+            network: Arc::clone(&network.path),
+            name: network.blobs[id].to_string(),
+        };
+        network.outputs.iter().map(|&id| self.blobs[id].clone().ok_or_else(|| missing(id))).collect()
+    }
+
     fn all(&mut self, steps: &[Arc<Step>], observer: &mut Observer<'_>) -> Result<Flow, PredictError> {
         for step in steps {
             self.steps_left = self.steps_left.checked_sub(1).ok_or_else(|| PredictError::StepLimit {
@@ -510,7 +508,7 @@ impl Run<'_> {
         }
         let inputs = (0..step.inputs.len()).map(|input| self.read(step, input)).collect::<Result<Vec<_>, _>>()?;
         let outputs = step.eval(&inputs, self.options, &mut self.context)?;
-        observer(step, &inputs, &outputs);
+        observer(Ran { network: &self.network.path, step, inputs: &inputs, outputs: &outputs })?;
         drop(inputs);
         for (&id, output) in step.outputs.iter().zip(outputs) {
             self.blobs[id] = Some(output);
@@ -522,198 +520,4 @@ impl Run<'_> {
 /// The first value; 0 of none.
 fn first(tensor: &Tensor) -> f32 {
     tensor.iter().next().copied().unwrap_or(0.0)
-}
-
-/// A layer whose blobs' lives are not known yet.
-struct Draft {
-    info: LayerInfo,
-    inputs: Vec<BlobId>,
-    outputs: Vec<BlobId>,
-    frees: Vec<BlobId>,
-    operation: DraftOperation,
-}
-
-enum DraftOperation {
-    Leaf(Operation),
-    Branch([Vec<Draft>; 2]),
-    Loop { limit: u64, condition_blob: Option<BlobId>, networks: [Vec<Draft>; 2] },
-}
-
-impl Draft {
-    fn finish(self) -> Arc<Step> {
-        let all = |drafts: Vec<Self>| drafts.into_iter().map(Self::finish).collect();
-        let operation = match self.operation {
-            DraftOperation::Leaf(operation) => operation,
-            DraftOperation::Branch([then, otherwise]) => {
-                Operation::Branch { then: all(then), otherwise: all(otherwise) }
-            }
-            DraftOperation::Loop { limit, condition_blob, networks: [condition, body] } => {
-                Operation::Loop { limit, condition_blob, condition: all(condition), body: all(body) }
-            }
-        };
-        let Self { info, inputs, outputs, frees, .. } = self;
-        Arc::new(Step { info, inputs, outputs, frees, operation })
-    }
-
-    fn networks_mut(&mut self) -> Option<&mut [Vec<Self>; 2]> {
-        match &mut self.operation {
-            DraftOperation::Leaf(_) => None,
-            DraftOperation::Branch(networks) | DraftOperation::Loop { networks, .. } => Some(networks),
-        }
-    }
-
-    /// What this layer and those inside read and write.
-    fn blobs(&self, read: &mut Vec<BlobId>, written: &mut Vec<BlobId>) {
-        read.extend(&self.inputs);
-        written.extend(&self.outputs);
-        let networks = match &self.operation {
-            DraftOperation::Leaf(_) => return,
-            DraftOperation::Branch(networks) => networks,
-            DraftOperation::Loop { condition_blob, networks, .. } => {
-                read.extend(condition_blob);
-                networks
-            }
-        };
-        networks.iter().flatten().for_each(|draft| draft.blobs(read, written));
-    }
-}
-
-/// Finds out after which layer each blob is read no more, from the end; `live` are the blobs that are read later.
-fn free(steps: &mut [Draft], live: &mut HashSet<BlobId>) {
-    for step in steps.iter_mut().rev() {
-        let (mut read, mut written) = (Vec::new(), Vec::new());
-        step.blobs(&mut read, &mut written);
-        step.frees = read.iter().chain(&written).copied().filter(|id| !live.contains(id)).collect();
-        step.frees.sort_unstable();
-        step.frees.dedup();
-        let repeats = matches!(step.operation, DraftOperation::Loop { .. });
-        if let Some(networks) = step.networks_mut() {
-            for network in networks {
-                // A round may need whatever any other round has read or written.
-                let mut inside = live.clone();
-                if repeats {
-                    inside.extend(read.iter().chain(&written));
-                }
-                free(network, &mut inside);
-            }
-        }
-        live.extend(read);
-    }
-}
-
-#[derive(Default)]
-struct Compiler {
-    prepared: std::vec::IntoIter<Prepare>,
-    names: Vec<Arc<str>>,
-    ids: HashMap<Arc<str>, BlobId>,
-    written: HashSet<BlobId>,
-    next_index: usize,
-}
-
-impl Compiler {
-    fn blob(&mut self, name: &str) -> BlobId {
-        if let Some(&id) = self.ids.get(name) {
-            return id;
-        }
-        let (id, name): (BlobId, Arc<str>) = (self.names.len(), name.into());
-        self.names.push(Arc::clone(&name));
-        self.ids.insert(name, id);
-        id
-    }
-
-    fn steps(&mut self, path: &Arc<str>, layers: &[NeuralNetworkLayer]) -> Result<Vec<Draft>, PredictError> {
-        layers.iter().map(|layer| self.step(path, layer)).collect()
-    }
-
-    fn step(&mut self, path: &Arc<str>, layer: &NeuralNetworkLayer) -> Result<Draft, PredictError> {
-        let inputs: Vec<BlobId> = layer.input.iter().map(|name| self.blob(name)).collect();
-        let outputs: Vec<BlobId> = layer.output.iter().map(|name| self.blob(name)).collect();
-        let names = |ids: &[BlobId]| ids.iter().map(|&id| Arc::clone(&self.names[id])).collect();
-        let info = LayerInfo {
-            index: self.next_index,
-            network: Arc::clone(path),
-            name: layer.name.as_str().into(),
-            layer_type: layer_type(layer).unwrap_or("none"),
-            inputs: names(&inputs),
-            outputs: names(&outputs),
-        };
-        self.next_index += 1;
-        let prepared = self.prepared.next().unwrap_or(Ok(None));
-        if let Some(&blob) = inputs.iter().find(|id| !self.written.contains(id)) {
-            let blob = Arc::clone(&self.names[blob]);
-            return Err(PredictError::MissingBlob { layer: Box::new(info), blob });
-        }
-        let missing = |what| PredictError::Incomplete { layer: Box::new(info.clone()), what };
-        let operation = match &layer.layer {
-            Some(Layer::Branch(p)) => {
-                let mut networks = [Vec::new(), Vec::new()];
-                let inner = [("ifBranch", p.if_branch.as_ref()), ("elseBranch", p.else_branch.as_ref())];
-                for (network, (field, inner)) in networks.iter_mut().zip(inner) {
-                    if let Some(inner) = inner {
-                        *network = self.steps(&walk::inner_path(path, &layer.name, field).into(), &inner.layers)?;
-                    } else if field == "ifBranch" {
-                        return Err(missing("ifBranch"));
-                    }
-                }
-                DraftOperation::Branch(networks)
-            }
-            Some(Layer::Loop(p)) => {
-                let body = p.body_network.as_ref().ok_or_else(|| missing("bodyNetwork"))?;
-                // What a round writes, the next one can read.
-                for blob in written_in(layer) {
-                    let id = self.blob(blob);
-                    self.written.insert(id);
-                }
-                let condition_blob = (!p.condition_var.is_empty()).then(|| self.blob(&p.condition_var));
-                let condition = match &p.condition_network {
-                    Some(network) => {
-                        self.steps(&walk::inner_path(path, &layer.name, "conditionNetwork").into(), &network.layers)?
-                    }
-                    None => Vec::new(),
-                };
-                let body = self.steps(&walk::inner_path(path, &layer.name, "bodyNetwork").into(), &body.layers)?;
-                DraftOperation::Loop { limit: p.max_loop_iterations, condition_blob, networks: [condition, body] }
-            }
-            _ => DraftOperation::Leaf(leaf(layer, prepared, &info)?),
-        };
-        self.written.extend(&outputs);
-        Ok(Draft { info, inputs, outputs, frees: Vec::new(), operation })
-    }
-}
-
-/// The names of the blobs that the layers inside a layer write.
-fn written_in(layer: &NeuralNetworkLayer) -> Vec<&str> {
-    let mut all = Vec::new();
-    for (_, inner) in inner_networks(layer) {
-        collect(&inner.layers, &mut all);
-    }
-    all.into_iter().flat_map(|layer| layer.output.iter().map(String::as_str)).collect()
-}
-
-/// The operation of a layer without inner networks.
-fn leaf(layer: &NeuralNetworkLayer, prepared: Prepare, info: &LayerInfo) -> Result<Operation, PredictError> {
-    let prepared = prepared.map_err(|error| match error {
-        PrepareError::Layer(cause) => PredictError::Layer { layer: Box::new(info.clone()), cause },
-        PrepareError::Weight(error) => PredictError::Weight {
-            place: Box::new(Place {
-                network: Arc::clone(&info.network),
-                layer: Arc::clone(&info.name),
-                layer_type: info.layer_type,
-                index: info.index,
-                field: error.field,
-            }),
-            cause: error.cause,
-        },
-    })?;
-    Ok(match (prepared, &layer.layer) {
-        (Some(prepared), _) => Operation::Prepared(prepared.into()),
-        (None, Some(Layer::Copy(_))) => Operation::Copy,
-        (None, Some(Layer::LoopBreak(_))) => Operation::Break,
-        (None, Some(Layer::LoopContinue(_))) => Operation::Continue,
-        (None, Some(Layer::Custom(params))) => Operation::Custom(Arc::new(params.clone())),
-        (None, Some(layer)) => Operation::Simple(Arc::new(layer.clone())),
-        (None, None) => {
-            return Err(PredictError::Incomplete { layer: Box::new(info.clone()), what: "its type" });
-        }
-    })
 }

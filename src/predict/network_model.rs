@@ -9,9 +9,9 @@
 use ndarray::IxDyn;
 
 use super::description::{FeatureInfo, FeatureKind};
-use super::error::{LayerInfo, PredictError};
+use super::error::PredictError;
 use super::features::{ColorOrder, Features, Value};
-use super::network::{Network, Options};
+use super::network::{Network, Observer, Options};
 use super::tensor::Tensor;
 use crate::format::proto::model::Type;
 use crate::format::proto::neural_network_classifier::ClassLabels;
@@ -325,10 +325,10 @@ impl NetworkModel {
         features: &Features,
         options: &Options,
         notes: &mut Vec<&'static str>,
-        observer: &mut dyn FnMut(&LayerInfo, &[Tensor]),
+        observer: &mut Observer<'_>,
     ) -> Result<Features, PredictError> {
         let blobs = self.blobs(features, notes)?;
-        let results = self.network.run(blobs, options, notes, &mut |step, _, outputs| observer(&step.info, outputs))?;
+        let results = self.network.run(blobs, options, notes, observer)?;
         self.features(&results, notes)
     }
 

@@ -8,7 +8,7 @@ use super::description::FeatureInfo;
 use super::error::{LayerInfo, PredictError};
 use super::features::Features;
 use super::members::Member;
-use super::network::{CustomLayer, Options, Precision};
+use super::network::{CustomLayer, Observer, Options, Precision};
 use super::network_model::{NetworkModel, note};
 use super::tensor::Tensor;
 use crate::format::proto::{self, model::Type};
@@ -168,6 +168,12 @@ impl Predictor {
         self
     }
 
+    /// The inputs that a model describes, without compiling it.
+    pub fn inputs_of(model: &Model) -> Vec<FeatureInfo> {
+        let description = model.proto().description.as_ref();
+        description.map_or_else(Vec::new, |description| description.input.iter().map(FeatureInfo::of).collect())
+    }
+
     /// The model's inputs.
     pub fn inputs(&self) -> &[FeatureInfo] {
         self.root.inputs()
@@ -221,6 +227,14 @@ impl Predictor {
         features: &Features,
         mut observe: impl FnMut(&LayerInfo, &[Tensor]),
     ) -> Result<Features, PredictError> {
+        self.observe(features, &mut |ran| {
+            observe(&ran.step.info, ran.outputs);
+            Ok(())
+        })
+    }
+
+    /// As [`predict_with`](Self::predict_with), with all that is known of the layers.
+    pub(crate) fn observe(&self, features: &Features, observer: &mut Observer<'_>) -> Result<Features, PredictError> {
         let known = self.root.inputs();
         for (name, _) in features.iter() {
             if !known.iter().any(|input| input.name == name) {
@@ -229,7 +243,7 @@ impl Predictor {
             }
         }
         let mut notes = Vec::new();
-        let result = self.run(&self.root, features, &mut notes, &mut observe);
+        let result = self.run(&self.root, features, &mut notes, observer);
         let mut all = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.into_iter().for_each(|what| note(&mut all, what));
         result
@@ -240,19 +254,19 @@ impl Predictor {
         node: &Node,
         features: &Features,
         notes: &mut Vec<&'static str>,
-        observe: &mut dyn FnMut(&LayerInfo, &[Tensor]),
+        observer: &mut Observer<'_>,
     ) -> Result<Features, PredictError> {
         if let Some(stand_in) = self.stand_ins.get(node.path()) {
             return stand_in(features).map_err(|cause| PredictError::StandIn { path: node.path().to_owned(), cause });
         }
         match node {
-            Node::Network(network) => network.predict(features, &self.options, notes, observe),
+            Node::Network(network) => network.predict(features, &self.options, notes, observer),
             Node::Member { path, inputs, outputs, member } => member.run(path, inputs, outputs, features),
             Node::Unsupported { path, kind, .. } => Err(PredictError::UnsupportedModel { path: path.clone(), kind }),
             Node::Pipeline { members, outputs, .. } => {
                 let mut all = features.clone();
                 for member in members {
-                    let results = self.run(member, &all, notes, observe)?;
+                    let results = self.run(member, &all, notes, observer)?;
                     all.extend(results);
                 }
                 let wanted =
@@ -260,17 +274,6 @@ impl Predictor {
                 Ok(wanted.collect())
             }
         }
-    }
-
-    /// The networks, outer ones first.
-    pub(crate) fn networks(&self) -> Vec<&NetworkModel> {
-        let mut all = Vec::new();
-        self.root.visit(&mut |node| {
-            if let Node::Network(network) = node {
-                all.push(&**network);
-            }
-        });
-        all
     }
 
     /// What holds for every run.

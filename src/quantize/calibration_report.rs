@@ -8,6 +8,7 @@ use crate::error::Place;
 ///
 /// `Display` writes a table of the weights, what was not calibrated and why, the network as a whole, and the warnings.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CalibrationReport {
     /// Samples that weights were chosen on.
@@ -18,8 +19,8 @@ pub struct CalibrationReport {
     pub synthetic: bool,
     /// Weights whose quantizers asked for statistics, in the order of the model.
     pub weights: Vec<CalibratedWeight>,
-    /// The network's outputs on the samples that were held back, its weights chosen on the others alone; `None` if there are too few samples to hold some back, or
-    /// the outputs cannot be computed.
+    /// The network's outputs on the samples that were held back, its weights chosen on the others alone; `None`
+    /// if there are too few samples to hold some back, or the outputs cannot be computed.
     pub outputs: Option<Agreement>,
     /// What to look out for.
     pub warnings: Vec<CalibrationWarning>,
@@ -27,6 +28,7 @@ pub struct CalibrationReport {
 
 /// What calibration did for one weight.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CalibratedWeight {
     /// Which weight.
@@ -46,6 +48,7 @@ pub struct CalibratedWeight {
 
 /// Why a weight is stored as without samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum NotCalibrated {
     /// It lies in a branch, a loop or a member of a pipeline.
@@ -80,6 +83,7 @@ impl fmt::Display for NotCalibrated {
 
 /// How close the outputs of the quantized network are to the float network's, on samples that no weight was chosen on.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Agreement {
     /// The signal-to-noise ratio in decibels of the outputs (of what goes into a last softmax) without samples.
@@ -95,6 +99,7 @@ pub struct Agreement {
 
 /// What to look out for after a calibration.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum CalibrationWarning {
     /// Fewer positions than inputs: the weights were fitted to less than they have freedom for. More samples help.

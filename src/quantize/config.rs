@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{ConfigError, Error, QuantizeError};
-use crate::format::form::Nbits;
+use crate::error::{ConfigError, Error, Place, QuantizeError};
+use crate::format::form::{Nbits, StoredForm};
 use crate::format::proto::NeuralNetworkLayer;
 use crate::format::proto::neural_network_layer::Layer;
+use crate::program::{DeploymentTarget, Granularity, Pruning};
 use crate::quantize::plan::Plan;
 use crate::quantize::report::Reason;
 use crate::quantize::selector::{DefaultSelector, LayerSelector, WeightInfo};
 use crate::quantizer::{
-    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Quantizer,
+    CustomLut, Dequantize, Float16, Int8, KmeansLut, Linear, LinearLut, LinearSymmetric, Prune, Quantizer,
 };
+use crate::weight::{Blocks, WeightSpec};
 
 /// A way to store weights, under coremltools' own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,7 +155,9 @@ impl FromStr for Biases {
 /// How far a job is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Progress {
+pub struct Progress<'a> {
+    /// The weight that was finished last.
+    pub place: &'a Place,
     /// Weights that are done.
     pub weights_done: usize,
     /// Weights there are to quantize.
@@ -178,21 +183,30 @@ pub struct QuantConfig {
     /// The first rule that selects a weight decides, before `choice`.
     pub(crate) rules: Vec<Rule>,
     pub(crate) selector: Arc<dyn LayerSelector>,
-    pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
-    pub(crate) requantize: bool,
-    pub(crate) allow_growth: bool,
+    pub(crate) progress: Option<Arc<Observe>>,
+    /// The next three: unless set, by what is done.
+    requantize: Option<bool>,
+    allow_growth: Option<bool>,
+    fold: Option<bool>,
     pub(crate) float16_instead: bool,
     /// For all weights alike; constants alone unless set.
     fallback: Option<bool>,
-    pub(crate) fold: bool,
     pub(crate) mean_image_as_bias: bool,
     pub(crate) measure: bool,
+    pub(crate) granularity: Option<Granularity>,
+    pub(crate) target: Option<DeploymentTarget>,
+    pub(crate) weight_threshold: Option<usize>,
     pub(crate) biases: Biases,
     pub(crate) chooser: Option<Arc<dyn super::Chooser>>,
 }
 
+/// Weights of programs with so many values or fewer stay as they are, unless the configuration says otherwise.
+const WEIGHT_THRESHOLD: usize = 2048;
 /// The weights that are meant, and what converts them; nothing does if they are to stay.
 type Rule = (Arc<dyn LayerSelector>, Option<Arc<dyn Quantizer>>);
+
+/// What is called after each weight, and may end the job.
+type Observe = dyn Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync;
 
 /// What converts a weight.
 #[derive(Clone, Debug)]
@@ -206,7 +220,7 @@ pub(crate) enum Choice {
 impl QuantConfig {
     /// Half precision: half the size, see [`Float16`].
     pub fn float16() -> Self {
-        Self { fold: false, ..Self::custom(Float16) }
+        Self::custom(Float16)
     }
 
     /// A scale and a bias for each channel, see [`Linear`].
@@ -224,7 +238,7 @@ impl QuantConfig {
     ///
     /// [`ConfigError::Bits`] unless `nbits` is 2 to 8.
     pub fn linear_symmetric(nbits: u32) -> Result<Self, ConfigError> {
-        Ok(Self::custom(LinearSymmetric::new(Mode::LinearSymmetric.check_bits(nbits)?)))
+        Ok(Self::custom(LinearSymmetric::new(Mode::LinearSymmetric.check_bits(nbits)?.try_into()?)))
     }
 
     /// A table of evenly spaced values, see [`LinearLut`].
@@ -260,13 +274,13 @@ impl QuantConfig {
 
     /// Back to float32, from every form.
     pub fn dequantize() -> Self {
-        Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Dequantize) }
+        Self::custom(Dequantize)
     }
 
     /// Signed 8-bit matrices, and activations quantized at run time, for `innerProduct` and one-input `batchedMatmul`
     /// layers without bias.
     pub fn int8_matmul() -> Self {
-        Self { fold: false, requantize: true, allow_growth: true, ..Self::custom(Int8) }
+        Self::custom(Int8)
     }
 
     /// A method for each weight, as a plan says: see [`Planner`](crate::Planner).
@@ -274,8 +288,20 @@ impl QuantConfig {
     /// What Core ML does not allow stays in any case, so that an edited plan makes no invalid model either. Weights that
     /// are quantized already and have another method than [`Method::Keep`](crate::Method::Keep) are quantized again.
     pub fn planned(plan: Plan) -> Self {
-        let (fold, mean_image_as_bias) = (plan.fold, plan.mean_image_as_bias);
-        Self { fold, mean_image_as_bias, requantize: true, ..Self::new(Choice::Planned(Arc::new(plan))) }
+        let (fold, mean_image_as_bias) = (Some(plan.fold), plan.mean_image_as_bias);
+        Self { fold, mean_image_as_bias, requantize: Some(true), ..Self::new(Choice::Planned(Arc::new(plan))) }
+    }
+
+    /// The smallest values of a weight become zero and are not stored, in ML Programs: see [`Prune`].
+    ///
+    /// ```
+    /// use coreml_quant::{Pruning, QuantConfig};
+    ///
+    /// let config = QuantConfig::prune(Pruning::target_sparsity(0.75)?);
+    /// # Ok::<(), coreml_quant::PruningError>(())
+    /// ```
+    pub fn prune(pruning: Pruning) -> Self {
+        Self::custom(Prune::new(pruning))
     }
 
     /// A quantizer of the caller's.
@@ -294,13 +320,16 @@ impl QuantConfig {
             rules: Vec::new(),
             selector: Arc::new(DefaultSelector),
             progress: None,
-            requantize: false,
-            allow_growth: false,
+            requantize: None,
+            allow_growth: None,
+            fold: None,
             float16_instead: true,
             fallback: None,
-            fold: true,
             mean_image_as_bias: false,
             measure: true,
+            granularity: None,
+            target: None,
+            weight_threshold: None,
             biases: Biases::default(),
             chooser: None,
         }
@@ -375,18 +404,20 @@ impl QuantConfig {
     }
 
     /// Whether weights that are stored in 8 bits or fewer are decoded and quantized again. Default: they stay as they
-    /// are, except for [`dequantize`](Self::dequantize) and [`int8_matmul`](Self::int8_matmul).
+    /// are, except where float32 or int8 is asked for ([`dequantize`](Self::dequantize),
+    /// [`int8_matmul`](Self::int8_matmul), a rule with [`Dequantize`]).
     #[must_use]
     pub fn with_requantize(mut self, requantize: bool) -> Self {
-        self.requantize = requantize;
+        self.requantize = Some(requantize);
         self
     }
 
-    /// Whether a weight is converted even if it does not get smaller, as a bias of ten values with a table of 256
-    /// entries. Default: it stays as it is.
+    /// Whether a weight is converted even if the file does not get smaller by it, as a bias of ten values with a table of
+    /// 256 entries. Default: it stays as it is, except where float32
+    /// or int8 is asked for.
     #[must_use]
     pub fn with_growth(mut self, allow_growth: bool) -> Self {
-        self.allow_growth = allow_growth;
+        self.allow_growth = Some(allow_growth);
         self
     }
 
@@ -398,12 +429,64 @@ impl QuantConfig {
         self
     }
 
-    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: for the
-    /// modes below 16 bits, as coremltools does. Layers of which the selector leaves out every weight stay as they are.
+    /// Whether batchnorm, scale and bias layers are multiplied into the layer before them first. Default: where the
+    /// configuration's quantizer, or one of a rule, stores a matrix in codes with scales or a table: the modes below 16
+    /// bits, as in coremltools. Layers of which the selector leaves out every weight stay as they are.
     #[must_use]
     pub fn with_fold(mut self, fold: bool) -> Self {
-        self.fold = fold;
+        self.fold = Some(fold);
         self
+    }
+
+    /// Which values of a weight share a scale or a table, in ML Programs. Default: for scales, those of an output channel;
+    /// for tables, all.
+    ///
+    /// ```
+    /// use coreml_quant::{Granularity, QuantConfig};
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let blocks = QuantConfig::linear_symmetric(4)?.with_granularity(Granularity::PerBlock(32));
+    /// let groups = QuantConfig::kmeans_lut(4)?.with_granularity(Granularity::PerGroupedChannel(16));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_granularity(mut self, granularity: Granularity) -> Self {
+        self.granularity = Some(granularity);
+        self
+    }
+
+    /// The oldest system that an ML Program has to run on: forms that came later are not used, and weights that would need
+    /// one stay as they are. Default: programs are raised as far as the forms ask for.
+    #[must_use]
+    pub fn with_target(mut self, target: DeploymentTarget) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// Weights of ML Programs with so many values or fewer stay as they are. Default: 2048, as for coremltools.
+    #[must_use]
+    pub fn with_weight_threshold(mut self, values: usize) -> Self {
+        self.weight_threshold = Some(values);
+        self
+    }
+
+    /// The number of values from which on weights of programs change.
+    pub(crate) fn threshold(&self) -> usize {
+        self.weight_threshold.unwrap_or(WEIGHT_THRESHOLD)
+    }
+
+    /// Fails if an option is set that only programs have.
+    pub(crate) fn require_no_program_options(&self) -> Result<(), ConfigError> {
+        let options = [
+            ("granularity", self.granularity.is_some()),
+            ("target", self.target.is_some()),
+            ("weight_threshold", self.weight_threshold.is_some()),
+        ];
+        match options.into_iter().find(|(_, is_set)| *is_set) {
+            Some((option, _)) => Err(ConfigError::ProgramsOnly { option }),
+            None => Ok(()),
+        }
     }
 
     /// Whether weights that Core ML takes in floats only (those of `convolution3d` layers) become float16 when fewer bits
@@ -440,11 +523,35 @@ impl QuantConfig {
         self
     }
 
-    /// Calls `progress` after each weight, from whichever thread finished it.
+    /// Calls `progress` after each weight, from whichever thread finished it. [`ControlFlow::Break`] ends the job with
+    /// [`Error::Cancelled`], and nothing is written.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use coreml_quant::QuantConfig;
+    ///
+    /// # fn main() -> Result<(), coreml_quant::ConfigError> {
+    /// let config = QuantConfig::linear(8)?.with_progress(|progress| {
+    ///     println!("{}: {} of {} values", progress.place, progress.values_done, progress.values);
+    ///     ControlFlow::Continue(())
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn with_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+    pub fn with_progress(mut self, progress: impl Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
+    }
+
+    /// The quantizers of all rules, and the one for all others unless there is a plan.
+    pub(crate) fn quantizers(&self) -> impl Iterator<Item = &Arc<dyn Quantizer>> {
+        let one = match &self.choice {
+            Choice::One(quantizer) => Some(quantizer),
+            Choice::Planned(_) => None,
+        };
+        self.rules.iter().filter_map(|(_, quantizer)| quantizer.as_ref()).chain(one)
     }
 
     /// Whether a plan says how each weight is stored.
@@ -452,9 +559,34 @@ impl QuantConfig {
         matches!(self.choice, Choice::Planned(_))
     }
 
+    /// Whether weights in 8 bits or fewer are converted to a form.
+    pub(crate) fn requantize(&self, target: StoredForm) -> bool {
+        self.requantize.unwrap_or(is_way_back(target))
+    }
+
+    /// Whether a weight is converted to a form even if it does not get smaller.
+    pub(crate) fn allow_growth(&self, target: StoredForm) -> bool {
+        self.allow_growth.unwrap_or(is_way_back(target))
+    }
+
+    /// Whether layers are folded first.
+    pub(crate) fn fold(&self) -> bool {
+        let stores_codes = |quantizer: &dyn Quantizer| {
+            let rows = Blocks::along(&[2, 2], 0);
+            let form = rows.as_ref().map(|rows| quantizer.stored_form(&WeightSpec::new(rows)));
+            matches!(form, Some(StoredForm::Linear { .. } | StoredForm::LookupTable { .. }))
+        };
+        self.fold.unwrap_or_else(|| {
+            let mut quantizers = self.rules.iter().filter_map(|(_, quantizer)| quantizer.as_deref());
+            quantizers.any(stores_codes) || matches!(&self.choice, Choice::One(quantizer) if stores_codes(quantizer))
+        })
+    }
+
     /// Whether a weight stays as it is, whatever it could become.
     pub(crate) fn skips(&self, weight: &WeightInfo<'_>) -> bool {
-        !self.selector.selects(weight)
+        let keeps =
+            || self.rules.iter().find(|(selector, _)| selector.selects(weight)).is_some_and(|rule| rule.1.is_none());
+        !self.selector.selects(weight) || keeps()
     }
 
     /// The layers that the plan does not fold, by their index.
@@ -469,6 +601,11 @@ impl QuantConfig {
     pub(crate) fn fallback(&self, layer: &NeuralNetworkLayer) -> bool {
         let is_constant = matches!(layer.layer, Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)));
         self.fallback.unwrap_or(is_constant)
+    }
+
+    /// Whether a weight of a program stays as it is if its new form cannot hold it; infinite ones are masks.
+    pub(crate) fn program_fallback(&self, is_infinite: bool) -> bool {
+        self.fallback.unwrap_or(is_infinite)
     }
 
     /// What converts the weight with an index, or why it stays.
@@ -513,6 +650,11 @@ impl QuantConfig {
     }
 }
 
+/// Whether a form is one that is asked for because of what it is, not because it is small.
+fn is_way_back(target: StoredForm) -> bool {
+    matches!(target, StoredForm::Float32 | StoredForm::Int8)
+}
+
 impl fmt::Debug for QuantConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QuantConfig")
@@ -520,11 +662,14 @@ impl fmt::Debug for QuantConfig {
             .field("rules", &self.rules.iter().map(|(_, quantizer)| quantizer).collect::<Vec<_>>())
             .field("requantize", &self.requantize)
             .field("allow_growth", &self.allow_growth)
+            .field("fold", &self.fold)
             .field("float16_instead", &self.float16_instead)
             .field("fallback", &self.fallback)
-            .field("fold", &self.fold)
             .field("mean_image_as_bias", &self.mean_image_as_bias)
             .field("measure", &self.measure)
+            .field("granularity", &self.granularity)
+            .field("target", &self.target)
+            .field("weight_threshold", &self.weight_threshold)
             .field("biases", &self.biases)
             .finish_non_exhaustive()
     }

@@ -47,6 +47,8 @@ fn can_be_exact(weight: &WeightView<'_>, form: StoredForm) -> bool {
         StoredForm::Linear { nbits, scales, .. } => nbits.levels().saturating_mul(scales),
         StoredForm::LookupTable { nbits } => nbits.levels(),
         StoredForm::Int8 => 1 << 8,
+        // Networks have none of these.
+        StoredForm::Program(_) => 0,
     };
     let mut distinct = HashSet::new();
     weight.iter().all(|value| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::format::form::Nbits;
 use crate::quantize::config::Mode;
-use crate::quantizer::{Float16, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Quantizer};
+use crate::quantizer::{Float16, KmeansLut, Linear, LinearLut, LinearRange, LinearSymmetric, Quantizer, SymmetricBits};
 
 /// How a weight is to be stored.
 ///
@@ -44,8 +44,8 @@ pub enum Method {
     },
     /// See [`LinearSymmetric`].
     LinearSymmetric {
-        /// Bits of a code, at least 2.
-        nbits: Nbits,
+        /// Bits of a code.
+        nbits: SymmetricBits,
         /// How the range of a channel is found.
         range: LinearRange,
     },
@@ -69,7 +69,7 @@ impl Method {
         match mode {
             Mode::Float16 => vec![Self::Float16],
             Mode::Linear => with_bits(&|nbits| Self::Linear { nbits, range }),
-            Mode::LinearSymmetric => with_bits(&|nbits| Self::LinearSymmetric { nbits, range }),
+            Mode::LinearSymmetric => SymmetricBits::all().map(|nbits| Self::LinearSymmetric { nbits, range }).collect(),
             Mode::LinearLut => with_bits(&|nbits| Self::LinearLut { nbits }),
             Mode::KmeansLut => with_bits(&|nbits| Self::KmeansLut { nbits }),
             Mode::CustomLut | Mode::Dequantize | Mode::Int8Matmul => Vec::new(),
@@ -95,7 +95,7 @@ impl fmt::Display for Method {
             Self::Keep => return f.pad("keep"),
             Self::Float16 => return f.pad(Mode::Float16.name()),
             Self::Linear { nbits, range } => (Mode::Linear, nbits, range),
-            Self::LinearSymmetric { nbits, range } => (Mode::LinearSymmetric, nbits, range),
+            Self::LinearSymmetric { nbits, range } => (Mode::LinearSymmetric, nbits.into(), range),
             Self::LinearLut { nbits } => (Mode::LinearLut, nbits, LinearRange::MinMax),
             Self::KmeansLut { nbits } => (Mode::KmeansLut, nbits, LinearRange::MinMax),
         };

@@ -5,6 +5,8 @@ pub(crate) mod config;
 mod exact;
 pub(crate) mod method;
 pub(crate) mod plan;
+pub(crate) mod programs;
+mod progress;
 mod refusal;
 pub(crate) mod report;
 pub(crate) mod selector;
@@ -13,13 +15,15 @@ pub(crate) mod sites;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
 use self::calibration_report::CalibrationReport;
-use self::config::{Progress, QuantConfig};
+use self::config::QuantConfig;
+use self::programs::{CarriedOut, ProgramPlan};
+use self::progress::Tally;
 use self::refusal::reason;
 use self::report::{Outcome, Report, WeightReport};
 use self::selector::WeightInfo;
@@ -56,10 +60,12 @@ pub struct Quantized {
 /// its layer needs it or that its quantizer fails on, [`Error::Unrepresentable`] for all weights with values that their
 /// new form cannot hold, unless they stay: see [`QuantConfig::with_fallback`].
 pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized, Error> {
-    let Prepared { model, folds, .. } = prepare(model, config)?;
-    let mut sites = plan(&model, config)?;
-    let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
-    let job = Job::new(config, &sites, &chosen);
+    let Prepared { model: prepared, folds, .. } = prepare(model, config)?;
+    let mut sites = plan(&prepared, config)?;
+    let programs = plan_programs(model, &prepared, config, sites.len())?;
+    let chosen = Chosen::new(&prepared, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
+    let tally = tally(config, &sites, &programs);
+    let job = Job::new(config, &sites, &chosen, &tally);
     // The first weight that failed so far: what comes after it is not begun any more. What comes before it is, so that
     // the error is that of the first weight, whatever the threads.
     let failed = AtomicUsize::new(usize::MAX);
@@ -77,11 +83,13 @@ pub fn quantize_weights(model: &Model, config: &QuantConfig) -> Result<Quantized
     let params: Result<Vec<_>, _> = results.into_iter().flatten().collect();
     let params = params.map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
-    let mut quantized = proto::Model::clone(&model);
+    let mut quantized = proto::Model::clone(&prepared);
     put_back(&mut quantized, &sites, params);
     chosen.add_biases(&mut quantized);
-    let report = report(mean_images(&model), folds, sites, measured, chosen.report);
-    Ok(Quantized { model: Model::from_proto(quantized), report })
+    let CarriedOut { model: quantized, files, weights } = programs.carry_out(quantized, config, &tally)?;
+    let mut report = report(mean_images(&prepared), folds, sites, measured, chosen.report);
+    report.weights.extend(weights);
+    Ok(Quantized { model: model.with_weights(quantized, files), report })
 }
 
 /// Quantizes a model straight into a file: the same bytes as [`quantize_weights`] and [`Model::save`], in less memory
@@ -98,15 +106,22 @@ pub fn quantize_to_file(
     path: impl AsRef<std::path::Path>,
     options: &SaveOptions,
 ) -> Result<Report, Error> {
+    let path = path.as_ref();
+    if crate::model::is_package(path) {
+        let Quantized { model, report } = quantize_weights(model, config)?;
+        model.save_with(path, options)?;
+        return Ok(report);
+    }
+    model.require_no_package(path)?;
     let Prepared { model, folds, .. } = prepare(model, config)?;
     let mut sites = plan(&model, config)?;
+    config.check_planned_count(sites.len())?;
     let chosen = Chosen::new(&model, &mut sites, config).map_err(|error| with_all_refused(error, &sites))?;
-    let job = Job::new(config, &sites, &chosen);
-    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
-    let mut skeleton = proto::Model::clone(&model);
-    put_back(&mut skeleton, &sites, holes.iter().map(WeightParams::hole));
+    let tally = tally(config, &sites, &ProgramPlan::default());
+    let job = Job::new(config, &sites, &chosen, &tally);
+    let (mut skeleton, holes) = skeleton(&model, &sites);
     chosen.add_biases(&mut skeleton);
-    write::write_file(&skeleton, &holes, path.as_ref(), options, &|index, buffers| {
+    write::write_file(&skeleton, &holes, path, options, &|index, buffers| {
         let mut context = QuantizeContext::with_buffers(std::mem::take(buffers));
         let params = job.run(index, &mut context);
         *buffers = context.buffers;
@@ -115,6 +130,46 @@ pub fn quantize_to_file(
     .map_err(|error| with_all_refused(error, &sites))?;
     let measured = job.measured();
     Ok(report(mean_images(&model), folds, sites, measured, chosen.report))
+}
+
+/// What [`quantize_weights`] would do, as its report without errors: which weights would be converted, to which forms, and
+/// why the others would stay. Nothing is computed, which takes no time; weights whose values cannot be quantized are not
+/// found.
+///
+/// # Errors
+///
+/// [`Error::NoNetwork`] if the model has no neural network, [`Error::Weight`] for a weight that is not stored as its
+/// layer needs it.
+pub fn preview(model: &Model, config: &QuantConfig) -> Result<Report, Error> {
+    let Prepared { model: prepared, folds, .. } = prepare(model, config)?;
+    let sites = plan(&prepared, config)?;
+    let programs = plan_programs(model, &prepared, config, sites.len())?;
+    let unmeasured = vec![None; sites.len()];
+    let mut report = report(mean_images(&prepared), folds, sites, unmeasured, None);
+    report.weights.extend(programs.preview());
+    Ok(report)
+}
+
+/// What becomes of the weights of programs; `first` is the number of weights of networks.
+fn plan_programs<'m>(
+    model: &Model,
+    proto: &'m proto::Model,
+    config: &QuantConfig,
+    first: usize,
+) -> Result<ProgramPlan<'m>, Error> {
+    let mut layers = 0;
+    walk::each_layer(proto, &mut |_, _| layers += 1);
+    let plan = ProgramPlan::new(proto, programs::files(model), config, first, layers)?;
+    config.check_planned_count(first + plan.sites.len())?;
+    Ok(plan)
+}
+
+/// How much there is to do.
+fn tally<'a>(config: &'a QuantConfig, sites: &[Site<'_>], programs: &ProgramPlan<'_>) -> Tally<'a> {
+    let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
+    let (weights, values) = programs.changed();
+    let in_networks: u64 = changed().map(|site| site.shape.units as u64).sum();
+    Tally::new(config, changed().count() + weights, in_networks + values)
 }
 
 /// The model whose weights are planned.
@@ -131,14 +186,20 @@ pub(crate) struct Prepared<'m> {
 ///
 /// # Errors
 ///
-/// [`Error::NoNetwork`] if the model has no neural network.
+/// [`Error::NoNetwork`] if the model has neither a neural network nor an ML Program, [`Error::Config`] for a configuration
+/// that is not one for it.
 pub(crate) fn prepare<'m>(model: &'m Model, config: &QuantConfig) -> Result<Prepared<'m>, Error> {
-    model.require_network()?;
+    if model.has_program() {
+        programs::require_possible(config)?;
+    } else {
+        model.require_network()?;
+        config.require_no_program_options()?;
+    }
     let mut model = Cow::Borrowed(model.proto());
     if config.mean_image_as_bias && mean_images(&model).iter().any(|mean| mean.obstacle.is_none()) {
         make_biases(model.to_mut(), &|_, _| true);
     }
-    if !config.fold || !has_foldable(&model) {
+    if !config.fold() || !has_foldable(&model) {
         return Ok(Prepared { model, folds: FoldReport::default(), unfolded: BTreeSet::new() });
     }
     let unfolded = unfolded(&model, config);
@@ -172,6 +233,19 @@ fn with_all_refused(error: Error, sites: &[Site<'_>]) -> Error {
     let refused: Vec<Refused> = sites.par_iter().filter_map(of_site).collect();
     // A quantizer of the caller's may refuse a weight for another cause, and another time.
     if refused.iter().any(|refused| refused.place == **first) { Error::Unrepresentable { refused } } else { error }
+}
+
+/// The model with a hole for each weight, as long as the weight will be.
+fn skeleton(model: &proto::Model, sites: &[Site<'_>]) -> (proto::Model, Vec<Arc<Hole>>) {
+    let holes: Vec<Arc<Hole>> = sites.iter().map(|site| Arc::new(Hole::new(encoded_len(site)))).collect();
+    let mut skeleton = model.clone();
+    put_back(&mut skeleton, sites, holes.iter().map(WeightParams::hole));
+    (skeleton, holes)
+}
+
+/// The exact length of the file of a model once its weights are stored in their new forms, in bytes.
+pub(crate) fn file_len(model: &proto::Model, sites: &[Site<'_>]) -> usize {
+    prost::Message::encoded_len(&skeleton(model, sites).0)
 }
 
 /// The encoded length of a site's weight once it is stored in its new form: known before it is computed.
@@ -294,25 +368,12 @@ struct Job<'a> {
     sites: &'a [Site<'a>],
     /// What is measured of each site.
     distortions: Vec<OnceLock<Distortion>>,
-    weights: usize,
-    values: u64,
-    weights_done: AtomicUsize,
-    values_done: AtomicU64,
+    tally: &'a Tally<'a>,
 }
 
 impl<'a> Job<'a> {
-    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], chosen: &'a Chosen) -> Self {
-        let changed = || sites.iter().filter(|site| !matches!(site.outcome, Outcome::Kept(_)));
-        Self {
-            chosen,
-            config,
-            sites,
-            distortions: sites.iter().map(|_| OnceLock::new()).collect(),
-            weights: changed().count(),
-            values: changed().map(|site| site.shape.units as u64).sum(),
-            weights_done: AtomicUsize::new(0),
-            values_done: AtomicU64::new(0),
-        }
+    fn new(config: &'a QuantConfig, sites: &'a [Site<'a>], chosen: &'a Chosen, tally: &'a Tally<'a>) -> Self {
+        Self { chosen, config, sites, distortions: sites.iter().map(|_| OnceLock::new()).collect(), tally }
     }
 
     /// The weight of a site in its new form.
@@ -321,6 +382,7 @@ impl<'a> Job<'a> {
         if matches!(site.outcome, Outcome::Kept(_)) {
             return Ok(site.params.clone());
         }
+        self.tally.go_on()?;
         let (params, distortion) = match self.chosen.weights.get(&index) {
             Some(params) => {
                 let fail = |cause| Error::Weight { place: Box::new(site.place.clone()), cause };
@@ -333,12 +395,7 @@ impl<'a> Job<'a> {
             // Set once: no site runs twice.
             let _ = self.distortions[index].set(distortion);
         }
-        let units = site.shape.units as u64;
-        let weights_done = self.weights_done.fetch_add(1, Ordering::Relaxed) + 1;
-        let values_done = self.values_done.fetch_add(units, Ordering::Relaxed) + units;
-        if let Some(progress) = &self.config.progress {
-            progress(Progress { weights_done, weights: self.weights, values_done, values: self.values });
-        }
+        self.tally.done(&site.place, site.shape.units as u64)?;
         Ok(params)
     }
 

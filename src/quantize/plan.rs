@@ -2,7 +2,13 @@
 
 use std::fmt;
 
+use crate::error::Error;
+use crate::format::form::StoredForm;
+use crate::model::Model;
+use crate::quantize::config::QuantConfig;
 use crate::quantize::method::Method;
+use crate::quantize::prepare;
+use crate::quantize::report::{Outcome, Report, WeightReport};
 use crate::quantize::selector::WeightInfo;
 use crate::weight::distortion;
 
@@ -45,7 +51,9 @@ pub struct PlannedWeight {
     pub method: Method,
     /// Bytes it takes then: codes, scales, biases and table.
     pub bytes: u64,
-    /// The relative squared error, `|w - w'|^2 / |w|^2`.
+    /// The relative squared error, `|w - w'|^2 / |w|^2`. In text formats an infinity or NaN is written as a string, and
+    /// what a planner expects in nine digits.
+    #[cfg_attr(feature = "serde", serde(with = "number"))]
     pub relative_error: f64,
 }
 
@@ -59,6 +67,37 @@ impl PlannedWeight {
 }
 
 impl Plan {
+    /// The plan that does again what a configuration did: `method` tells how the weights that the report calls converted
+    /// are stored, and all others are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoNetwork`] if the model has no neural network.
+    pub fn of_report(
+        model: &Model,
+        config: &QuantConfig,
+        report: &Report,
+        mut method: impl FnMut(&WeightReport) -> Method,
+    ) -> Result<Self, Error> {
+        let unfolded = prepare(model, config)?.unfolded.into_iter().collect();
+        let weights = report.weights.iter().map(|weight| PlannedWeight {
+            network: weight.place.network.to_string(),
+            layer: weight.place.layer.to_string(),
+            field: weight.place.field.to_string(),
+            values: weight.units() as u64,
+            method: match weight.outcome {
+                Outcome::Kept(_) => Method::Keep,
+                // Whatever was asked for: the layer's other weights, or its rules, led to this.
+                _ if weight.after == StoredForm::Float16 => Method::Float16,
+                _ => method(weight),
+            },
+            bytes: weight.bytes_after() as u64,
+            relative_error: weight.distortion.map_or(0.0, |distortion| distortion.relative_error()),
+        });
+        let weights = weights.collect();
+        Ok(Self { mean_image_as_bias: config.mean_image_as_bias, fold: config.fold(), unfolded, weights })
+    }
+
     /// Bytes of all weights: codes, scales, biases and tables, as the planner expects them.
     pub fn bytes(&self) -> u64 {
         self.weights.iter().map(|weight| weight.bytes).sum()
@@ -89,5 +128,38 @@ impl fmt::Display for Plan {
             writeln!(f, "{name:names$}  {field:fields$}  {values:>9} values  {bytes:>9} bytes  {sqnr:>8}  {method}")?;
         }
         write!(f, "{} weights, {} bytes, SQNR {:.1} dB", self.weights.len(), self.bytes(), self.sqnr_db())
+    }
+}
+
+/// Numbers in text formats, of which JSON for one has neither infinities nor NaN: these are written as the strings `inf`,
+/// `-inf` and `NaN`.
+#[cfg(feature = "serde")]
+mod number {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Number(f64),
+        String(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() && !number.is_finite() {
+            number.to_string().serialize(serializer)
+        } else {
+            number.serialize(serializer)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        if !deserializer.is_human_readable() {
+            return f64::deserialize(deserializer);
+        }
+        match Text::deserialize(deserializer)? {
+            Text::Number(number) => Ok(number),
+            Text::String(text) => text.parse().map_err(D::Error::custom),
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::fold::FoldReport;
 use crate::format::form::StoredForm;
 use crate::network::mean_image::MeanImage;
 use crate::network::uses::ValueUse;
+use crate::program::DeploymentTarget;
 use crate::weight::distortion::{self, Distortion};
 
 /// Every weight of a model (the folded model, if it was folded), what became of it, and the totals.
@@ -16,6 +17,7 @@ use crate::weight::distortion::{self, Distortion};
 /// `Display` writes what was folded, an aligned table and a summary line; the alternate form (`{:#}`) also says why other
 /// layers were not folded.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
     /// The mean images that stay in the preprocessing of the networks, in float32: see
@@ -31,6 +33,7 @@ pub struct Report {
 
 /// What became of one weight.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct WeightReport {
     /// Which weight.
@@ -50,6 +53,7 @@ pub struct WeightReport {
 
 /// Why a weight is stored as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Outcome {
     /// It was quantized, or dequantized, as asked.
@@ -65,6 +69,7 @@ pub enum Outcome {
 
 /// Why a weight stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Reason {
     /// The selector left it out.
@@ -77,11 +82,57 @@ pub enum Reason {
     AlreadyStored,
     /// It is stored in 8 bits or fewer already, and quantizing again was not asked for.
     AlreadyQuantized,
-    /// It would take no fewer bytes: codes, scales, biases and table counted.
+    /// The file would not get smaller: codes, scales, biases, table and what is around them take no fewer bytes.
     WouldNotShrink {
-        /// The bytes it would take.
+        /// The bytes that the weight would take in the file.
         bytes: usize,
     },
+    /// Nothing of an ML Program uses it.
+    Unused,
+    /// A block of an ML Program returns it as it is, which Core ML does not take in a compressed form.
+    BlockOutput,
+    /// A weight of an ML Program with fewer than two dimensions, which Core ML does not take in a compressed form.
+    FewDimensions,
+    /// It has no more values than [`QuantConfig::with_weight_threshold`](crate::QuantConfig::with_weight_threshold) asks
+    /// for.
+    Small {
+        /// The values that it would need more than.
+        threshold: usize,
+    },
+    /// An operation takes its values as positions, sizes or whole numbers.
+    Positions {
+        /// The operation's type.
+        operation: &'static str,
+    },
+    /// Blocks or groups do not divide its axis.
+    Indivisible {
+        /// The axis.
+        axis: usize,
+        /// Its length.
+        len: usize,
+        /// The size of a block or group.
+        size: usize,
+    },
+    /// ML Programs have no such form.
+    NotInPrograms,
+    /// Only weights of convolutions and linear layers are pruned like that.
+    NotStructured,
+    /// The form came with a later system than the target.
+    Target {
+        /// The oldest system that has it.
+        needed: DeploymentTarget,
+    },
+    /// The form needs a newer opset, which has another operation of the type of one in the program.
+    CannotBeRaised {
+        /// The operation's type.
+        operation: &'static str,
+    },
+    /// Its scales are too large or too small for its own type.
+    ScaleRange,
+    /// Too few of its values would become zero.
+    NotSparse,
+    /// Blocks are longer than half of its axis.
+    LongBlocks,
     /// Its values are used as indices, shapes, counts or conditions, and in the form asked for some would not be exactly
     /// what they are.
     MustBeExact {
@@ -136,6 +187,19 @@ impl fmt::Display for Reason {
             Self::AlreadyStored => f.write_str("already in this form"),
             Self::AlreadyQuantized => f.write_str("already quantized"),
             Self::WouldNotShrink { bytes } => write!(f, "would not shrink: {bytes} bytes"),
+            Self::Unused => f.write_str("not used"),
+            Self::BlockOutput => f.write_str("an output of a block"),
+            Self::FewDimensions => f.write_str("fewer than 2 dimensions"),
+            Self::Small { threshold } => write!(f, "no more than {threshold} values"),
+            Self::Positions { operation } => write!(f, "must be exact for {operation}"),
+            Self::Indivisible { axis, len, size } => write!(f, "axis {axis} of {len} is no multiple of {size}"),
+            Self::NotInPrograms => f.write_str("no form of programs"),
+            Self::NotStructured => f.write_str("neither conv nor linear"),
+            Self::Target { needed } => write!(f, "needs {needed}"),
+            Self::CannotBeRaised { operation } => write!(f, "needs a newer opset, which has another {operation}"),
+            Self::ScaleRange => f.write_str("its type cannot hold the scales"),
+            Self::NotSparse => f.write_str("too few zeros"),
+            Self::LongBlocks => f.write_str("blocks longer than half of the axis"),
             Self::MustBeExact { used_as } => write!(f, "must be exact: used as {used_as}"),
             Self::Updatable => f.write_str("updatable"),
             Self::Float32Only => f.write_str("must be float32"),
@@ -173,6 +237,7 @@ impl WeightReport {
 
 /// Sums over the weights of a [`Report`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Totals {
     /// Number of weights.
@@ -255,6 +320,7 @@ fn relative_error<'r>(mut weights: impl Iterator<Item = &'r WeightReport>) -> Op
 
 /// How far the weights of a layer are from the original ones, see [`Report::worst_layers`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerDistortion {
     /// The layer's network.

@@ -17,13 +17,15 @@ pub struct WeightInfo<'a> {
     pub network: &'a str,
     /// The types of the layers that the network lies in (`branch`, `loop`), outermost first.
     pub inside: &'a [&'static str],
-    /// The layer.
-    pub layer: &'a NeuralNetworkLayer,
-    /// The layer's name.
+    /// The layer; `None` for a weight of an ML Program.
+    pub layer: Option<&'a NeuralNetworkLayer>,
+    /// The layer's name; in an ML Program, that of the constant.
     pub layer_name: &'a str,
-    /// The layer's type under its name in the format, as `innerProduct`.
+    /// The layer's type under its name in the format, as `innerProduct`; in an ML Program, that of an operation that takes
+    /// the constant, as `conv` and `linear`.
     pub layer_type: &'static str,
-    /// The weight's field in the format: `weights`, `bias`, `weightParams[1].inputGateBiasVector`.
+    /// The weight's field in the format: `weights`, `bias`, `weightParams[1].inputGateBiasVector`; in an ML Program, the
+    /// operation's parameter, as `weight`.
     pub field: &'a str,
     /// The weight's dimensions, row-major.
     pub shape: &'a [usize],
@@ -35,7 +37,7 @@ impl<'a> WeightInfo<'a> {
         Self {
             network: layer.at.network,
             inside: layer.at.inside,
-            layer: layer.layer,
+            layer: Some(layer.layer),
             layer_name: &layer.layer.name,
             layer_type: layer.layer_type.unwrap_or_default(),
             field: &weight.field,
@@ -281,10 +283,36 @@ impl AdvancedSelector {
     fn skips(&self, name: &str) -> bool {
         self.skip.contains(name)
     }
+
+    /// The same for operations, by the layers that do what they do.
+    fn selects_in_program(&self, weight: &WeightInfo<'_>) -> bool {
+        let is_convolution = weight.layer_type.starts_with("conv") && weight.field == "weight";
+        let names: &[&str] = match weight.layer_type {
+            "conv" if weight.shape.len() == 5 => &["convolution3d"],
+            "conv" | "conv_transpose" => &["convolution"],
+            "linear" => &["innerProduct"],
+            "matmul" => &["batchedMatmul"],
+            "gather" => &["embedding", "embeddingND"],
+            "batch_norm" => &["batchnorm"],
+            "rnn" => &["simpleRecurrent"],
+            "gru" => &["gru"],
+            "lstm" => &["uniDirectionalLSTM", "biDirectionalLSTM"],
+            _ => &[],
+        };
+        if names.iter().any(|name| self.skips(name)) || weight.field == "bias" && self.skips("bias") {
+            return false;
+        }
+        let channels = weight.shape.get(1).map_or(0, |&channels| channels as u64);
+        let count = weight.shape.iter().fold(1_u64, |count, &size| count.saturating_mul(size as u64));
+        !is_convolution || channels >= self.minimum_conv_kernel_channels && count >= self.minimum_conv_weight_count
+    }
 }
 
 impl LayerSelector for AdvancedSelector {
     fn selects(&self, weight: &WeightInfo<'_>) -> bool {
+        if weight.layer.is_none() {
+            return self.selects_in_program(weight);
+        }
         if self.skips(weight.layer_type) || weight.inside.iter().any(|outer| self.skips(outer)) {
             return false;
         }
@@ -293,7 +321,7 @@ impl LayerSelector for AdvancedSelector {
             return false;
         }
         // A convolution that is too small is skipped whole, with its bias.
-        if let Some(Layer::Convolution(params)) = &weight.layer.layer {
+        if let Some(Layer::Convolution(params)) = weight.layer.and_then(|layer| layer.layer.as_ref()) {
             let depthwise = params.kernel_channels == 1 && params.n_groups > 1;
             let kernel = if params.kernel_size.is_empty() { &[3, 3][..] } else { &params.kernel_size };
             let count = kernel
@@ -376,12 +404,16 @@ impl MatMulSelector {
 
 impl LayerSelector for MatMulSelector {
     fn selects(&self, weight: &WeightInfo<'_>) -> bool {
-        let (inputs, outputs) = match &weight.layer.layer {
+        let (inputs, outputs) = match weight.layer.and_then(|layer| layer.layer.as_ref()) {
             Some(Layer::InnerProduct(params)) => (params.input_channels, params.output_channels),
             Some(Layer::BatchedMatmul(params)) => {
                 (params.weight_matrix_first_dimension, params.weight_matrix_second_dimension)
             }
-            _ => return false,
+            _ => match (weight.layer_type, weight.field, weight.shape) {
+                ("linear", "weight", &[outputs, inputs]) => (inputs as u64, outputs as u64),
+                ("matmul", _, &[.., inputs, outputs]) => (inputs as u64, outputs as u64),
+                _ => return false,
+            },
         };
         inputs.saturating_mul(outputs) >= self.minimum_weight_count
             && inputs >= self.minimum_input_channels

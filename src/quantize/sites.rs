@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use crate::error::{Error, Place, QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::format::proto::{Model, WeightParams};
@@ -87,7 +89,6 @@ pub(crate) fn plan<'m>(model: &'m Model, config: &QuantConfig) -> Result<Vec<Sit
     if let Some(error) = failure {
         return Err(error);
     }
-    config.check_planned_count(sites.len())?;
     Ok(sites)
 }
 
@@ -101,7 +102,6 @@ fn plan_layer<'m>(
     let first = sites.len();
     let mut selected = false;
     let mut softened = Vec::new();
-    let updatable = layers::is_updatable(layer);
     for weight in &weights.weights {
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
@@ -134,7 +134,7 @@ fn plan_layer<'m>(
         let decision = match &chosen {
             Ok(quantizer) => {
                 let target = target(quantizer.as_ref(), &WeightSpec::at(&shape.blocks, &place)).map_err(fail)?;
-                decide(weights, config, updatable, weight.rule, before, target, shape.units)
+                decide(weights, config, params, weight.rule, before, target, shape.units)
             }
             Err(reason) => Err(*reason),
         };
@@ -184,6 +184,9 @@ fn beyond_float16(params: &WeightParams) -> Option<usize> {
 /// The form the quantizer wants for a weight, if Core ML reads it.
 fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredForm, WeightError> {
     let form = quantizer.stored_form(weight);
+    if matches!(form, StoredForm::Program(_)) {
+        return Err(WeightError::NotAllowed { form });
+    }
     if let StoredForm::Linear { scales, biases, .. } = form
         && (!(scales == 1 || scales == weight.blocks.count()) || !(biases == 0 || biases == scales))
     {
@@ -196,7 +199,7 @@ fn target(quantizer: &dyn Quantizer, weight: &WeightSpec<'_>) -> Result<StoredFo
 fn decide(
     weights: &LayerWeights<'_, '_>,
     config: &QuantConfig,
-    updatable: bool,
+    params: &WeightParams,
     rule: Rule,
     before: StoredForm,
     target: StoredForm,
@@ -205,7 +208,7 @@ fn decide(
     if before == target && matches!(target, StoredForm::Float32 | StoredForm::Float16 | StoredForm::Int8) {
         return Err(Reason::AlreadyStored);
     }
-    if target != StoredForm::Float32 && updatable {
+    if target != StoredForm::Float32 && layers::is_updatable(weights.layer) {
         return Err(Reason::Updatable);
     }
     let is_codes = matches!(target, StoredForm::Linear { .. } | StoredForm::LookupTable { .. });
@@ -218,11 +221,11 @@ fn decide(
     if target == StoredForm::Int8 {
         rules::permits_int8(weights.layer, weights.at.exact_arrays)?;
     }
-    if before.is_quantized() && !config.requantize {
+    if before.is_quantized() && !config.requantize(target) {
         return Err(Reason::AlreadyQuantized);
     }
-    let bytes = target.byte_len(units);
-    if !config.allow_growth && bytes >= before.byte_len(units) {
+    let bytes = params::encoded_len(target, units, params.is_updatable);
+    if !config.allow_growth(target) && bytes >= params.encoded_len() {
         return Err(Reason::WouldNotShrink { bytes });
     }
     Ok((target, outcome))

@@ -6,6 +6,8 @@
 use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
 use crate::format::form::StoredForm;
+use crate::program::Recipe;
+use crate::program::recipe::Kind;
 use crate::weight::distortion::Distortion;
 use crate::weight::{Payload, WeightSpec, WeightView};
 
@@ -23,5 +25,9 @@ impl Quantizer for Dequantize {
             context.record(Distortion::NONE);
         }
         Ok(Payload::Float32(weight.into_le_bytes(&mut context.buffers)))
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::Dequantize))
     }
 }

@@ -7,6 +7,8 @@ use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
 use crate::format::form::StoredForm;
 use crate::kernels;
+use crate::program::Recipe;
+use crate::program::recipe::Kind;
 use crate::weight::{Payload, WeightSpec, WeightView};
 
 /// Stores values as IEEE half precision, two bytes each.
@@ -27,5 +29,9 @@ impl Quantizer for Float16 {
         context.record_sums(sums);
         weight.recycle(&mut context.buffers);
         Ok(Payload::Float16(halves))
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::Float16))
     }
 }

@@ -6,6 +6,8 @@ use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
 use crate::format::form::StoredForm;
 use crate::kernels;
+use crate::program::Recipe;
+use crate::program::recipe::Kind;
 use crate::weight::{Payload, WeightSpec, WeightView};
 
 /// Stores values as signed bytes with one scale, for `int8DynamicQuantize`.
@@ -29,5 +31,9 @@ impl Quantizer for Int8 {
         let scale = kernels::int8::quantize(weight.as_le_bytes(), &mut values)?;
         weight.recycle(&mut context.buffers);
         Ok(Payload::Int8 { values, scale })
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::None))
     }
 }

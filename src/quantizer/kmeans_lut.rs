@@ -6,6 +6,8 @@ use super::{Levels, Needs, QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::kmeans::{self, Clusters, Strategy};
+use crate::program::Recipe;
+use crate::program::recipe::{Kind, Table};
 use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// Stores values as codes into the table with the least sum of squared errors, one table for each weight.
@@ -65,5 +67,10 @@ impl Quantizer for KmeansLut {
         let codes = Codes::from_packed(packed, weight.len(), nbits);
         weight.recycle(&mut context.buffers);
         Ok(Payload::LookupTable { codes, table: solution.table(nbits.get()) })
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        let exact = self.strategy == Strategy::Exact;
+        Some(Recipe(Kind::Table { nbits: self.nbits.get(), table: Table::Kmeans { exact } }))
     }
 }

@@ -10,6 +10,8 @@ use crate::error::{ConfigError, QuantizeError};
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::least_squares;
 use crate::kernels::linear::{self, Scheme, Settings};
+use crate::program::Recipe;
+use crate::program::recipe::Kind;
 use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// How the range of a channel, and with it the scale and bias, is found.
@@ -85,6 +87,65 @@ impl Quantizer for Linear {
     fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
         store(weight, self.nbits, self.range, Scheme::Linear, context)
     }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::linear(self.nbits.get(), false, self.range == LinearRange::LeastSquares)))
+    }
+}
+
+/// How many bits a code has in a range around zero: 2 to 8. One bit has no code for zero between two others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SymmetricBits(Nbits);
+
+impl SymmetricBits {
+    /// Two bits.
+    pub const TWO: Self = Self(Nbits::TWO);
+    /// Four bits.
+    pub const FOUR: Self = Self(Nbits::FOUR);
+    /// Eight bits.
+    pub const EIGHT: Self = Self(Nbits::EIGHT);
+
+    /// Every number of bits, from 2 to 8.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> + Clone {
+        Nbits::all().filter(|nbits| *nbits > Nbits::ONE).map(Self)
+    }
+
+    /// `None` outside 2 to 8.
+    pub fn new(nbits: u32) -> Option<Self> {
+        Nbits::new(nbits).filter(|nbits| *nbits > Nbits::ONE).map(Self)
+    }
+
+    /// The number of bits.
+    pub fn get(self) -> u8 {
+        self.0.get()
+    }
+}
+
+impl From<SymmetricBits> for Nbits {
+    fn from(nbits: SymmetricBits) -> Self {
+        nbits.0
+    }
+}
+
+impl From<SymmetricBits> for u32 {
+    fn from(nbits: SymmetricBits) -> Self {
+        nbits.0.into()
+    }
+}
+
+impl TryFrom<Nbits> for SymmetricBits {
+    type Error = ConfigError;
+
+    fn try_from(nbits: Nbits) -> Result<Self, ConfigError> {
+        let refused = ConfigError::Bits { mode: "linear_symmetric", allowed: "2 to 8", found: nbits.into() };
+        Self::new(nbits.into()).ok_or(refused)
+    }
+}
+
+impl fmt::Display for SymmetricBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Stores values as codes in a range around zero that holds the channel's largest magnitude.
@@ -98,14 +159,14 @@ impl Quantizer for Linear {
 /// A value that is NaN or infinite, or a channel whose range does not fit float32.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearSymmetric {
-    nbits: Nbits,
+    nbits: SymmetricBits,
     range: LinearRange,
 }
 
 impl LinearSymmetric {
-    /// Codes of `nbits` bits; with one bit there is no range around zero, and two bits are used.
-    pub fn new(nbits: Nbits) -> Self {
-        Self { nbits: nbits.max(Nbits::TWO), range: LinearRange::MinMax }
+    /// Codes of `nbits` bits.
+    pub fn new(nbits: SymmetricBits) -> Self {
+        Self { nbits, range: LinearRange::MinMax }
     }
 
     /// How the range of a channel is found. Default: [`LinearRange::MinMax`].
@@ -122,11 +183,15 @@ impl Quantizer for LinearSymmetric {
     }
 
     fn stored_form(&self, weight: &WeightSpec<'_>) -> StoredForm {
-        form(self.nbits, weight)
+        form(self.nbits.into(), weight)
     }
 
     fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
-        store(weight, self.nbits, self.range, Scheme::Symmetric, context)
+        store(weight, self.nbits.into(), self.range, Scheme::Symmetric, context)
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::linear(self.nbits.get(), true, self.range == LinearRange::LeastSquares)))
     }
 }
 

@@ -6,6 +6,8 @@ use super::{QuantizeContext, Quantizer};
 use crate::error::QuantizeError;
 use crate::format::form::{Nbits, StoredForm};
 use crate::kernels::linear;
+use crate::program::Recipe;
+use crate::program::recipe::{Kind, Table};
 use crate::weight::{Codes, Payload, WeightSpec, WeightView};
 
 /// Stores values as codes into a table of evenly spaced values between the smallest and the largest of the weight.
@@ -42,5 +44,9 @@ impl Quantizer for LinearLut {
         let codes = Codes::from_packed(packed, weight.len(), nbits);
         weight.recycle(&mut context.buffers);
         Ok(Payload::LookupTable { codes, table })
+    }
+
+    fn recipe(&self) -> Option<Recipe> {
+        Some(Recipe(Kind::Table { nbits: self.nbits.get(), table: Table::Uniform }))
     }
 }

@@ -10,6 +10,7 @@ mod int8;
 mod kmeans_lut;
 mod linear;
 mod linear_lut;
+mod prune;
 mod statistics;
 
 use std::fmt::Debug;
@@ -20,13 +21,15 @@ pub use dequantize::Dequantize;
 pub use float16::Float16;
 pub use int8::Int8;
 pub use kmeans_lut::KmeansLut;
-pub use linear::{Linear, LinearRange, LinearSymmetric};
+pub use linear::{Linear, LinearRange, LinearSymmetric, SymmetricBits};
 pub use linear_lut::LinearLut;
+pub use prune::Prune;
 pub use statistics::{Levels, Needs, Statistics};
 
 use crate::error::{QuantizeError, WeightError};
 use crate::format::form::StoredForm;
 use crate::kernels::errors::ErrorSums;
+use crate::program::Recipe;
 use crate::weight::distortion::{self, Distortion};
 use crate::weight::{Buffers, Payload, WeightSpec, WeightView};
 
@@ -75,6 +78,13 @@ pub trait Quantizer: Debug + Send + Sync {
     /// Whatever keeps the values from being stored. The caller adds the place to it.
     fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError>;
 
+    /// What the quantizer does in ML Programs, whose forms are others. Without, as for quantizers of the caller's, its
+    /// lookup tables are taken: [`quantize`](Self::quantize) gets the values of one table at a time.
+    #[doc(hidden)]
+    fn recipe(&self) -> Option<Recipe> {
+        None
+    }
+
     /// What the quantizer wants to know of the inputs that a weight meets, where the job has samples. Default:
     /// [`Needs::Nothing`], and the weight is left to [`quantize`](Self::quantize).
     fn needs(&self) -> Needs {
@@ -108,6 +118,10 @@ macro_rules! forward {
 
             fn quantize(&self, weight: WeightView<'_>, context: &mut QuantizeContext) -> Result<Payload, QuantizeError> {
                 (**self).quantize(weight, context)
+            }
+
+            fn recipe(&self) -> Option<Recipe> {
+                (**self).recipe()
             }
 
             fn needs(&self) -> Needs {

@@ -14,6 +14,7 @@ use super::{Payload, WeightView};
 
 /// How much storing changed the values of a weight. Undefined, NaN, where values are not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Distortion {
     relative: f64,
     max_error: f64,

@@ -1,7 +1,7 @@
 //! What holds for any bytes given as a model. Bodies for property tests and fuzz targets: include with `#[path]`.
 #![allow(dead_code, reason = "each user takes some of it")]
 
-use coreml_quant::{DecodeOptions, Mode, Model, QuantConfig, check, quantize_weights};
+use coreml_quant::{DecodeOptions, Mode, Model, QuantConfig, WeightInfo, check, compare, quantize_weights};
 
 /// Decodes `data`. Whatever is accepted is written and read again without a change. Returns whether it is accepted.
 ///
@@ -46,7 +46,13 @@ pub fn configs(choice: u8) -> Vec<QuantConfig> {
             QuantConfig::from_mode(mode, nbits).ok()
         })
         .map(|config| {
-            config.with_growth(options & 1 == 1).with_requantize(options & 2 == 2).with_fold(options & 4 == 4)
+            let all = options & 16 == 0;
+            config
+                .with_growth(options & 1 == 1)
+                .with_requantize(options & 2 == 2)
+                .with_fold(options & 4 == 4)
+                .with_mean_image_as_bias(options & 8 == 8)
+                .with_selector(move |weight: &WeightInfo<'_>| all || weight.layer_name.len().is_multiple_of(2))
         })
         .collect()
 }
@@ -64,6 +70,9 @@ pub fn quantizes_with(model: &Model, config: &QuantConfig) -> bool {
     assert_eq!(again.to_bytes(), bytes);
     // Not worse than before: rules that the original broke are not mended.
     let (before, after) = (check(model), check(&again));
+    if let Ok(report) = compare(model, &again) {
+        assert_eq!(report.weights.len(), quantized.report.weights.len(), "{config:?}");
+    }
     assert!(after.len() <= before.len(), "{config:?}: {after:?} after {before:?}");
     true
 }

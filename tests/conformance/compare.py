@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Holds the `quantize` example against coremltools 9.0, weight by weight.
+"""Holds the command-line tool against coremltools 9.0, weight by weight.
 
-    compare.py QUANTIZE [--models DIR]...
+    compare.py TOOL [--models DIR]...
 
-QUANTIZE is the built example. Every model of the fixtures, and every .mlmodel in the directories given, is
+TOOL is the built coreml-quant. Every model of the fixtures, and every .mlmodel in the directories given, is
 quantized in every mode, without folding, and the result is dequantized again. Demanded are
   * float16, linear, linear_symmetric, linear_lut: the bits of coremltools' arithmetic, weight by weight. Channels
     whose scale is above zero and at most 1e-6, where coremltools loses every weight, are held to half a step;
@@ -307,10 +307,11 @@ def check_model(before, after, mode, nbits, kmeans):
 
 def run(binary, source, target, mode, nbits):
     """Error text of the program, or None when it did its work."""
-    command = [binary, source, target, "--mode", mode, "--no-fold", "--biases", "as-weights", "--quiet"]
+    command = [binary, "quantize", source, target, "--mode", mode, "--no-fold", "--biases", "as-weights", "--quiet"]
     command += ["--nbits", str(nbits)] if nbits else []
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode == 0:
+    # 3: done, and nothing in the model changed.
+    if done.returncode in (0, 3):
         return None
     return f"exit status {done.returncode}: {done.stderr.strip()}"
 
@@ -369,13 +370,13 @@ class Runner:
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("quantize", type=Path, help="the built example")
+    arguments.add_argument("tool", type=Path, help="the built coreml-quant")
     arguments.add_argument("--models", type=Path, action="append", default=[], metavar="DIR", help="more models")
     arguments.add_argument("--kmeans-limit", type=int, default=50_000, help="number of values up to which the optimum is computed")
     arguments.add_argument("--shown", type=int, default=5, help="findings printed for each model and mode")
     given = arguments.parse_args()
-    if not given.quantize.is_file():
-        arguments.error(f"no such file: {given.quantize}")
+    if not given.tool.is_file():
+        arguments.error(f"no such file: {given.tool}")
     paths = sorted((FIXTURES / "digits").glob("*.mlmodel")) + sorted((FIXTURES / "golden" / "models").glob("*.mlmodel"))
     for folder in given.models:
         found = sorted(folder.glob("*.mlmodel"))
@@ -383,7 +384,7 @@ def main():
             arguments.error(f"no .mlmodel in {folder}")
         paths += found
     kmeans = KMeans(given.kmeans_limit)
-    runner = Runner(given.quantize.resolve(), kmeans, given.shown)
+    runner = Runner(given.tool.resolve(), kmeans, given.shown)
     for path in paths:
         runner.model(path, path.stem)
     print(f"kmeans_lut: worst error {kmeans.worst:.6f} times the optimum, {kmeans.passed_over} weights too large to compute it")

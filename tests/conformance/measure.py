@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measures what the modes cost: file size, error, and the accuracy of the digits model. The README's tables.
 
-    measure.py QUANTIZE [MODEL]...
+    measure.py TOOL [MODEL]...
 
-QUANTIZE is the built example; every MODEL (the digits model if none is given) is quantized in every mode with the
-example's default options. The error is the signal-to-noise ratio over all weights of the model, each weight's relative
+TOOL is the built coreml-quant; every MODEL (the digits model if none is given) is quantized in every mode with the
+tool's default options. The error is the signal-to-noise ratio over all weights of the model, each weight's relative
 error counted by its size: -10 log10(sum(N |w - w'|^2 / |w|^2) / sum(N)) in dB. With folding the weights cannot be
 paired, so the error is measured without it. Accuracy is that of a float64 forward pass on samples.csv.
 """
@@ -72,7 +72,7 @@ def stored_weights(layer):
 
 
 def main():
-    quantize, *paths = sys.argv[1:]
+    tool, *paths = sys.argv[1:]
     with open(DIGITS / "samples.csv") as f:
         rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(f))[1:]])
     for path in map(Path, paths or [DIGITS / "digits.mlmodel"]):
@@ -85,8 +85,8 @@ def main():
                 options = ["--mode", mode, *(["--nbits", *nbits] if nbits else []), "--biases", "as-weights", "--quiet"]
                 folded, plain = Path(folder, "folded"), Path(folder, "plain")
                 try:
-                    subprocess.run([quantize, path, folded, *options], check=True, capture_output=True, text=True)
-                    subprocess.run([quantize, path, plain, *options, "--no-fold"], check=True, capture_output=True)
+                    subprocess.run([tool, "quantize", path, folded, *options], check=True, capture_output=True, text=True)
+                    subprocess.run([tool, "quantize", path, plain, *options, "--no-fold"], check=True, capture_output=True)
                 except subprocess.CalledProcessError as error:
                     print(f"| {entry} | {error.stderr} |")
                     continue

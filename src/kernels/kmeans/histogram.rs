@@ -14,6 +14,7 @@
 //! each. No cell can have more clusters than values, which keeps one far outlier from taking all. The p come from a
 //! sample, or from a histogram whose buckets turned out too coarse.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::double::cube_root;
@@ -66,6 +67,10 @@ pub(super) struct Histogram {
     division: Division,
     /// For each bucket, the number of values and the sum of their lower bits.
     contents: Vec<(u64, u64)>,
+    /// Where squares are taken from: near the mean.
+    centre: f64,
+    /// The sum of the values' squared distances to it.
+    squares: f64,
 }
 
 /// The buckets that hold values, ascending.
@@ -74,6 +79,18 @@ pub(super) struct Buckets {
     pub(super) items: Items,
     /// Their widths; 0 for single floats.
     pub(super) widths: Vec<f64>,
+    /// The sum of all values' squared distances to the centre.
+    squares: f64,
+    centre: f64,
+}
+
+/// What the values' own spread within the buckets adds to any solution's error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InnerError {
+    /// What it is.
+    pub(super) found: f64,
+    /// What it were, if the values were spread evenly in each bucket.
+    pub(super) even: f64,
 }
 
 /// Some of the values, evenly spread over the tensor.
@@ -136,42 +153,90 @@ impl Division {
         ((cell >> 5) + ((bits & LOW) >> (cell & 31))) as usize
     }
 
-    /// Counts the values.
-    pub(super) fn count(self, values: &[[u8; 4]]) -> Histogram {
+    /// The bits of the first and the last float in the bucket of the float with these bits.
+    #[cfg(test)]
+    pub(super) fn bounds(&self, bits: u32) -> (u32, u32) {
+        let within = (1 << (self.cells[(bits >> LOW_BITS) as usize] & 31)) - 1;
+        (bits & !within, bits | within)
+    }
+
+    /// Counts the values. `centre` is near their mean.
+    pub(super) fn count(self, values: &[[u8; 4]], centre: f64) -> Histogram {
         let unpacked = |word: u64| (word >> SUM_BITS, word & ((1 << SUM_BITS) - 1));
-        let contents = if values.len() <= BLOCK {
-            self.count_block(values).into_iter().map(unpacked).collect()
+        // Each block's squares, to be added in the order of the blocks.
+        let blocks = values.len().div_ceil(BLOCK);
+        let (contents, squares) = if blocks <= 1 {
+            let (words, squares) = self.count_block(values, centre);
+            (words.into_iter().map(unpacked).collect(), squares)
         } else {
-            let empty = || vec![(0, 0); self.buckets];
-            let blocks = values.par_chunks(BLOCK).fold(empty, |mut contents, values| {
-                for (content, word) in contents.iter_mut().zip(self.count_block(values)) {
-                    let (count, sum) = unpacked(word);
-                    *content = (content.0 + count, content.1 + sum);
-                }
-                contents
-            });
+            let empty = || (vec![(0, 0); self.buckets], Vec::new());
+            let counted =
+                values.par_chunks(BLOCK).enumerate().fold(empty, |(mut contents, mut squares), (at, values)| {
+                    let (words, of_block) = self.count_block(values, centre);
+                    for (content, word) in contents.iter_mut().zip(words) {
+                        let (count, sum) = unpacked(word);
+                        *content = (content.0 + count, content.1 + sum);
+                    }
+                    squares.push((at, of_block));
+                    (contents, squares)
+                });
             // Whole numbers: any order of adding gives the same.
-            blocks.reduce(empty, |mut all, some| {
+            let (contents, mut squares) = counted.reduce(empty, |(mut all, mut squares), (some, more)| {
                 for (all, some) in all.iter_mut().zip(some) {
                     *all = (all.0 + some.0, all.1 + some.1);
                 }
-                all
-            })
+                squares.extend(more);
+                (all, squares)
+            });
+            squares.sort_by_key(|&(at, _)| at);
+            (contents, squares.iter().map(|(_, squares)| squares).sum())
         };
-        Histogram { division: self, contents }
+        Histogram { division: self, contents, centre, squares }
     }
 
-    /// For each bucket, the number of values above [`SUM_BITS`] bits for the sum of their lower bits.
-    fn count_block(&self, values: &[[u8; 4]]) -> Vec<u64> {
+    /// For each bucket, the number of values above [`SUM_BITS`] bits for the sum of their lower bits; and the sum of all
+    /// squared distances to the centre.
+    fn count_block(&self, values: &[[u8; 4]], centre: f64) -> (Vec<u64>, f64) {
         let mut words = vec![0; self.buckets];
-        for &value in values {
-            let bits = u32::from_le_bytes(value);
-            if let Some(word) = words.get_mut(Self::bucket(&self.cells, bits)) {
-                *word += 1 << SUM_BITS | u64::from(bits & LOW);
+        let mut squares = 0.0;
+        for values in values.chunks(SQUARED) {
+            squares += squares_around(centre, values);
+            for &value in values {
+                let bits = u32::from_le_bytes(value);
+                if let Some(word) = words.get_mut(Self::bucket(&self.cells, bits)) {
+                    *word += 1 << SUM_BITS | u64::from(bits & LOW);
+                }
             }
         }
-        words
+        (words, squares)
     }
+}
+
+/// Values squared at a time: they are near when they are counted.
+const SQUARED: usize = 1 << 12;
+
+/// The sum of squared distances of the values to the centre.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+fn squares_around(centre: f64, values: &[[u8; 4]]) -> f64 {
+    const LANES: usize = 16;
+    let (groups, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    let square = |value: [u8; 4]| {
+        let distance = f64::from(f32::from_le_bytes(value)) - centre;
+        distance * distance
+    };
+    for group in groups {
+        for (sum, &value) in sums.iter_mut().zip(group) {
+            *sum += square(value);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&value| square(value)).sum::<f64>()
+}
+
+/// The mean of the values with these bits, 0 if that is not finite.
+pub(super) fn mean(sample: &[u32]) -> f64 {
+    let mean = sample.iter().map(|&bits| f64::from(f32::from_bits(bits))).sum::<f64>() / sample.len() as f64;
+    if mean.is_finite() { mean } else { 0.0 }
 }
 
 impl Histogram {
@@ -217,7 +282,7 @@ impl Histogram {
 
     /// The buckets that hold values.
     pub(super) fn buckets(&self) -> Buckets {
-        let mut buckets = Buckets::default();
+        let mut buckets = Buckets { centre: self.centre, squares: self.squares, ..Buckets::default() };
         let filled = self.contents.iter().filter(|content| content.0 > 0).count();
         buckets.items = Items::with_capacity(filled);
         buckets.widths.reserve(filled);
@@ -248,11 +313,23 @@ impl Buckets {
         self.widths.push(if shift == 0 || count == 1 { 0.0 } else { unit * f64::from(1_u32 << shift) });
     }
 
-    /// What the values' own spread within the buckets adds to any solution's error, were they even there.
-    pub(super) fn inner_error(&self) -> f64 {
-        self.items.counts.iter().zip(&self.widths).map(|(count, width)| count * width * width).sum::<f64>() / 12.0
+    /// The error within the buckets, which no solution is without.
+    ///
+    /// It is the sum of all squares less those of the buckets' means. Where these differ by less than rounding may add,
+    /// it is taken for as large as it can be: half of a bucket's values at each of its ends, w^2 / 4.
+    pub(super) fn inner_error(&self) -> InnerError {
+        let Items { counts, means, .. } = &self.items;
+        let even = counts.iter().zip(&self.widths).map(|(count, width)| count * width * width).sum::<f64>() / 12.0;
+        let squares = counts.iter().zip(means).map(|(count, mean)| count * (mean - self.centre) * (mean - self.centre));
+        let found = self.squares - squares.sum::<f64>();
+        let known = self.squares * SQUARES_ROUNDING <= even;
+        InnerError { found: if known { found.clamp(0.0, 3.0 * even) } else { 3.0 * even }, even }
     }
 }
+
+/// Share of a sum of squares that rounding may cause, with a margin: sums have up to 2^12 terms in a row, then some
+/// thousands of such sums.
+const SQUARES_ROUNDING: f64 = 1e-11;
 
 /// The last place of the floats in a cell.
 fn unit(cell: usize) -> f64 {

@@ -18,10 +18,12 @@
 //!
 //! **How near.** Up to 65,536 values, or few that differ, the result is the optimum: the least error that any k
 //! centroids have, but for the rounding of centroids to float32. Above, a border between two clusters is known to a
-//! bucket. Were all clusters g and all buckets h wide, misplaced borders would add about (h / g)^2 / 4 to an error of 1.
-//! The spread within buckets is (h / g)^2 on this scale, and it is measured: [`TOLERATED_INNER`] keeps it so small that
-//! the error stays below 1.001 with a margin of two. If it is larger, buckets are divided where that is needed, and if
-//! that does not help, the values are sorted.
+//! bucket. Were all clusters g and all buckets h wide, and the values spread evenly, misplaced borders would add about
+//! (h / g)^2 / 4 to an error of 1. The spread within buckets is (h / g)^2 on this scale, and it is measured:
+//! [`TOLERATED_INNER`] keeps it so small that the error stays below 1.001 with a margin of two. Values that lie at both
+//! ends of each bucket spread by 3 (h / g)^2, and add as much. So where they spread by more than even ones,
+//! [`TOLERATED_UNEVEN`] holds. If the spread is larger, buckets are divided where that is needed, and if that does not
+//! help, the values are sorted.
 //!
 //! No randomness anywhere, and parallel sums are of integers: the same values give the same bytes on any number of
 //! threads.
@@ -47,7 +49,7 @@ pub(crate) use weighted::weighted_table;
 
 use cost::{ClusterCost, FastCost, PreciseCost};
 use distinct::radix_sort;
-use histogram::Division;
+use histogram::{Division, InnerError};
 use items::Items;
 use lambda::{Partition, Scratch, best_partition};
 use refine::{Bins, near_best};
@@ -66,6 +68,12 @@ const SORTED_PER_CLUSTER: usize = 48;
 const MIN_CLUSTERS: usize = 64;
 /// Largest share of a solution's error that values within buckets may cause.
 const TOLERATED_INNER: f64 = 2e-3;
+/// The same where they are not spread evenly.
+const TOLERATED_UNEVEN: f64 = 1e-3;
+/// How much farther than even values they may spread to count as such.
+const EVEN: f64 = 1.25;
+/// By how much finer buckets become if it is only for uneven values.
+const FINER: usize = 4;
 
 /// The same where the solution is not the optimum anyway.
 const TOLERATED_ROUNDING_NEAR: f64 = 1e-5;
@@ -124,6 +132,7 @@ impl Clusters {
         if !exact && strategy == Strategy::Auto {
             let mut sample = histogram::sample(values);
             let mut division = Division::from_sample(&sample, max_k);
+            let centre = histogram::mean(&sample);
             radix_sort(&mut sample);
             sample.dedup();
             if sample.len() <= values.len().min(4096) {
@@ -135,19 +144,22 @@ impl Clusters {
                 }
             }
             for _ in 0..DIVISIONS {
-                let histogram = division.count(values);
+                let histogram = division.count(values, centre);
                 if histogram.has_non_finite()
                     && let Some(found) = first_non_finite(values)
                 {
                     return Err(found);
                 }
                 let buckets = histogram.buckets();
-                let inner = buckets.inner_error();
+                let InnerError { found: inner, even } = buckets.inner_error();
                 let mut clusters = Self { inner, ..Self::near_optimal(buckets.items, max_k) };
-                if inner <= TOLERATED_INNER * clusters.solve(max_k).sse {
+                let sse = clusters.solve(max_k).sse;
+                if inner <= tolerated(inner <= EVEN * even) * sse {
                     return Ok(clusters);
                 }
-                match histogram.refined(max_k) {
+                // What would do for even values is too coarse for these.
+                let refined = if even <= TOLERATED_INNER * sse { FINER * max_k } else { max_k };
+                match histogram.refined(refined) {
                     Some(finer) => division = finer,
                     None => break,
                 }
@@ -165,7 +177,7 @@ impl Clusters {
             let (joined, inner) = items.joined(&Bins::equal(&items, bins).ends);
             let all = joined.len() == items.len();
             let mut clusters = Self { inner, ..Self::near_optimal(joined, max_k) };
-            if all || inner <= TOLERATED_INNER * clusters.solve(max_k).sse {
+            if all || inner <= TOLERATED_UNEVEN * clusters.solve(max_k).sse {
                 return Ok(clusters);
             }
             bins *= 4;
@@ -246,6 +258,11 @@ impl Solution {
         table.resize(1 << nbits, table.last().copied().unwrap_or(0.0));
         table
     }
+}
+
+/// The share of a solution's error that values within buckets may cause.
+fn tolerated(is_even: bool) -> f64 {
+    if is_even { TOLERATED_INNER } else { TOLERATED_UNEVEN }
 }
 
 /// The first value that is NaN or infinite.

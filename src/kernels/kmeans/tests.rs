@@ -1,5 +1,6 @@
 //! The module against slow, plain solutions of the same problem.
 
+use super::histogram::{self, Division};
 use super::{Clusters, Strategy, assign};
 use proptest::prelude::{Strategy as Generator, *};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -241,6 +242,36 @@ fn large_tensors_are_near_the_optimum() {
                 let error = assigned_error(&values, &solution.centroids);
                 let least = assigned_error(&values, &optimal.solve(k).centroids);
                 assert!(error <= 1.001 * least, "{kind}, {strategy:?}, at most {k}: {}", error / least);
+            }
+        }
+    }
+}
+
+/// The values of a tensor, each moved to one of the two ends of the bucket that it would be counted in: what is evenly
+/// spread in no bucket. The division stays the same, since no value leaves its cell.
+fn at_the_ends_of_buckets(values: &[f32], clusters: usize, low: impl Fn(usize) -> bool) -> Vec<f32> {
+    let bytes = bytes(values);
+    let division = Division::from_sample(&histogram::sample(bytes.as_chunks().0), clusters);
+    let moved = |(at, &value): (usize, &f32)| {
+        let (first, last) = division.bounds(value.to_bits());
+        f32::from_bits(if low(at) { first } else { last })
+    };
+    values.iter().enumerate().map(moved).collect()
+}
+
+#[test]
+fn values_at_the_ends_of_buckets_are_near_the_optimum() {
+    for kind in ["normal", "student", "laplace", "uniform", "channels", "two humps"] {
+        let values = tensor(kind, 70_000);
+        for k in [256, 64, 16] {
+            for low in [(|at| at % 2 == 0) as fn(usize) -> bool, |at| at % 3 == 0, |at| at % 64 < 32] {
+                let values = at_the_ends_of_buckets(&values, k, low);
+                let bytes = bytes(&values);
+                let least = Clusters::new(&bytes, k, Strategy::Exact).unwrap().solve(k);
+                let least = assigned_error(&values, &least.centroids);
+                let error =
+                    assigned_error(&values, &Clusters::new(&bytes, k, Strategy::Auto).unwrap().solve(k).centroids);
+                assert!(error <= 1.001 * least, "{kind}, k = {k}: {}", error / least);
             }
         }
     }

@@ -32,6 +32,7 @@ use super::tensor::{LayerError, Tensor};
 use crate::format::proto::neural_network_layer::Layer;
 
 /// What a layer needs beside its inputs and parameters.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// How many outputs the layer names.
     pub output_count: usize,

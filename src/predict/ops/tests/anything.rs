@@ -1,6 +1,7 @@
 //! Any parameters and any inputs: a result of bounded size, or an error; the same each time.
 
 #[path = "../../../../tests/bodies/bytes.rs"]
+#[allow(dead_code, reason = "other bodies use the rest")]
 mod bytes;
 #[path = "../../../../tests/bodies/weightless.rs"]
 mod weightless;
