@@ -237,6 +237,7 @@ fn float16_stands_in_where_no_codes_are_taken() {
         Model::from_proto(model_of(Type::NeuralNetwork(network(vec![layer])), 1))
     };
     for (name, config) in configs() {
+        let config = config.with_biases(Biases::AsWeights);
         let quantized = quantize(&with_bias(0.5), &config, &name);
         let bits: Vec<StoredForm> = quantized.report.weights.iter().map(|weight| weight.after).collect();
         let is_float = matches!(name.as_str(), "dequantize" | "int8_matmul");
