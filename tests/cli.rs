@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use common::fixture;
-use coreml_quant::{ClassLabels, Mode, Model, Planner, QuantConfig, StoredForm, Target, quantize_weights};
+use coreml_quant::{Biases, ClassLabels, Mode, Model, Planner, QuantConfig, StoredForm, Target, quantize_weights};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -131,8 +131,9 @@ fn eight_bits_linear_is_the_default() {
     let expected = quantize_weights(&place.model("a.mlmodel"), &QuantConfig::linear(8).unwrap()).unwrap();
     assert!(fs::read(place.path("b.mlmodel")).unwrap() == expected.model.to_bytes());
     let last = stdout.lines().last().unwrap();
-    let len = place.len("b.mlmodel");
-    assert_eq!(last, format!("wrote b.mlmodel: 154,554 -> {},{} bytes (26.0 %), 43.1 dB", len / 1000, len % 1000));
+    let (len, sqnr) = (place.len("b.mlmodel"), expected.report.sqnr_db().unwrap());
+    let sizes = format!("154,554 -> {},{:03} bytes ({:.1} %)", len / 1000, len % 1000, len as f64 / 1545.54);
+    assert_eq!(last, format!("wrote b.mlmodel: {sizes}, {sqnr:.1} dB"));
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn some_types_or_layers_only() {
     }
     place.ok("quantize a.mlmodel c.mlmodel --only-layer dense_* --skip-layer dense_2");
     for (name, form) in place.forms("c.mlmodel") {
-        assert_eq!(form.is_quantized(), name.starts_with("dense_1"), "{name}");
+        assert_eq!(form != StoredForm::Float32, name.starts_with("dense_1"), "{name}");
     }
 }
 
@@ -233,7 +234,8 @@ fn requantize_in_a_pipeline_keeps_labels() {
     let place = Place::new();
     // The digits classifier in 8 bits, in a pipeline.
     let model = place.model("a.mlmodel");
-    let member = quantize_weights(&model, &QuantConfig::linear(8).unwrap()).unwrap().model.into_proto();
+    let config = QuantConfig::linear(8).unwrap().with_biases(Biases::AsWeights);
+    let member = quantize_weights(&model, &config).unwrap().model.into_proto();
     let pipeline = coreml_quant::proto::Pipeline { models: vec![member.clone()], ..Default::default() };
     let classifier = coreml_quant::proto::PipelineClassifier { pipeline: Some(pipeline) };
     let whole = coreml_quant::proto::Model {
@@ -243,7 +245,7 @@ fn requantize_in_a_pipeline_keeps_labels() {
         ..Default::default()
     };
     Model::from_proto(whole).save(place.path("p.mlmodel")).unwrap();
-    place.ok("quantize p.mlmodel q.mlmodel --nbits 4 --requantize");
+    place.ok("quantize p.mlmodel q.mlmodel --nbits 4 --requantize --biases as-weights");
     let forms = place.forms("q.mlmodel");
     assert!(forms.iter().all(|(_, form)| bits(*form) == 4), "{forms:?}");
     assert_eq!(place.model("q.mlmodel").class_labels(), Some(ClassLabels::Int64s((0..10).collect())));
@@ -408,6 +410,84 @@ fn predict_runs_a_model() {
     assert!(place.refused(2, "predict a.mlmodel --input imag=x.npy").contains("did you mean \"image\"?"));
     assert!(place.refused(2, "predict a.mlmodel").contains("--input image=... is missing"));
     assert!(place.refused(1, "predict a.mlmodel --input image=none.npy").contains("none.npy"));
+}
+
+/// The held-out digits, as arrays and labels of one file.
+fn write_samples(place: &Place) {
+    let text = fs::read_to_string(fixture("digits/samples.csv")).unwrap();
+    let mut lines = String::new();
+    for line in text.lines().skip(1) {
+        let cells: Vec<f64> = line.split(',').map(|cell| cell.parse().unwrap()).collect();
+        let rows: Vec<&[f64]> = cells[1..].chunks(8).collect();
+        lines += &serde_json::json!({ "image": [rows], "label": cells[0] as i64 }).to_string();
+        lines.push('\n');
+    }
+    fs::write(place.path("samples.jsonl"), lines).unwrap();
+}
+
+#[test]
+fn evaluate_counts_what_is_right() {
+    let place = Place::new();
+    write_samples(&place);
+    place.ok("quantize a.mlmodel b.mlmodel --mode linear --nbits 2 --biases as-weights --quiet");
+    let words = "evaluate a.mlmodel b.mlmodel --samples samples.jsonl --json";
+    let json: Value = serde_json::from_str(&place.ok(words)).unwrap();
+    assert_eq!(json["samples"], 100);
+    let classes = json["outputs"].as_array().unwrap().iter().map(|output| &output["classes"]);
+    let classes = classes.filter(|classes| !classes["accuracy"].is_null()).collect::<Vec<_>>();
+    // As measured by hand for the README.
+    assert!(classes.iter().all(|classes| classes["original_accuracy"]["count"] == 99), "{classes:?}");
+    assert!(classes.iter().all(|classes| classes["accuracy"]["count"] == 78), "{classes:?}");
+    let limit = "evaluate a.mlmodel b.mlmodel --samples samples.jsonl --quiet --min-accuracy 97%";
+    assert!(place.refused(4, limit).contains("the accuracy is 78.00 %, 97.00 % are asked for"));
+    let text = place.ok("evaluate a.mlmodel b.mlmodel --samples synthetic:4 --per-layer");
+    assert!(text.contains("synthetic") && text.contains("dense_1"), "{text}");
+    place.refused(2, "evaluate a.mlmodel b.mlmodel --samples synthetic:0");
+    place.refused(2, "evaluate a.mlmodel b.mlmodel --samples synthetic:4 --min-accuracy 97%");
+    place.refused(1, "evaluate a.mlmodel b.mlmodel --samples none.npz");
+}
+
+#[test]
+fn search_keeps_the_accuracy() {
+    let place = Place::new();
+    write_samples(&place);
+    place.ok("search a.mlmodel b.mlmodel --samples samples.jsonl --min-accuracy 99% --plan-out p.json --report r.json");
+    let report = place.json("r.json");
+    let chosen = &report["candidates"][report["chosen"].as_u64().unwrap() as usize];
+    assert_eq!(chosen["bytes"], place.len("b.mlmodel"));
+    // Smaller than the smallest uniform mode that keeps it.
+    let uniform = report["candidates"].as_array().unwrap().iter();
+    let uniform = uniform.filter(|candidate| candidate["planned"] == false && candidate["reaches"] == true);
+    assert!(uniform.map(|candidate| candidate["bytes"].as_u64().unwrap()).min().unwrap() > place.len("b.mlmodel"));
+    place.ok("evaluate a.mlmodel b.mlmodel --samples samples.jsonl --min-accuracy 99% --quiet");
+    place.ok("quantize a.mlmodel c.mlmodel --plan-in p.json --quiet");
+    assert!(fs::read(place.path("b.mlmodel")).unwrap() == fs::read(place.path("c.mlmodel")).unwrap());
+    place.refused(2, "search a.mlmodel d.mlmodel --samples synthetic");
+    place.refused(2, "search a.mlmodel a.mlmodel --samples synthetic --min-snr 30");
+}
+
+#[test]
+fn biases_and_calibration() {
+    let place = Place::new();
+    write_samples(&place);
+    for (biases, form) in [("float16", 16), ("as-weights", 4), ("keep", 32)] {
+        place.ok(&format!("quantize a.mlmodel b.mlmodel --nbits 4 --biases {biases} --quiet"));
+        assert_eq!(bits_of(&place.forms("b.mlmodel"), "dense_1 bias"), form, "{biases}");
+    }
+    place.refused(2, "quantize a.mlmodel c.mlmodel --biases none");
+    // Calibrated on the samples, the outputs are nearer to the original's.
+    place.ok("quantize a.mlmodel b.mlmodel --mode kmeans_lut --nbits 2 --quiet");
+    place.ok("quantize a.mlmodel c.mlmodel --mode kmeans_lut --nbits 2 --quiet --calibrate samples.jsonl");
+    assert_eq!(place.len("b.mlmodel"), place.len("c.mlmodel"));
+    let agreement = |name: &str| {
+        let words = format!("evaluate a.mlmodel {name} --samples samples.jsonl --json");
+        let json: Value = serde_json::from_str(&place.ok(&words)).unwrap();
+        let classes = json["outputs"].as_array().unwrap().iter().map(|output| &output["classes"]["agreement"]["count"]);
+        classes.filter_map(Value::as_u64).min().unwrap()
+    };
+    assert!(agreement("c.mlmodel") > agreement("b.mlmodel"));
+    place.refused(1, "quantize a.mlmodel d.mlmodel --calibrate none.npz");
+    place.refused(2, "quantize a.mlmodel samples.jsonl --calibrate samples.jsonl");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! `coreml-quant`: makes Core ML models small, from a shell.
 //!
 //! One file a subcommand, thin over the library. What they share: which files are read ([`input`]) and written
-//! ([`output`], [`writing`]), which weights ([`selection`], [`target`]), how a job runs ([`progress`], [`interrupt`]), what
+//! ([`output`], [`writing`]), which weights ([`selection`], [`target`]), samples ([`samples`]), how a job runs ([`progress`], [`interrupt`]), what
 //! is said ([`report`], [`table`]) and how it ends ([`failure`]).
 
 mod check;
 mod compare;
 mod dequantize;
+mod evaluate;
 mod failure;
 mod fold;
 mod input;
@@ -21,6 +22,7 @@ mod progress;
 mod quantize;
 mod report;
 mod samples;
+mod search;
 mod selection;
 mod shell;
 mod sweep;
@@ -54,6 +56,8 @@ enum Command {
     Sweep(Box<sweep::Options>),
     Plot(plot::Options),
     Predict(predict::Options),
+    Evaluate(evaluate::Options),
+    Search(Box<search::Options>),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -71,6 +75,8 @@ impl Command {
             Self::Sweep(options) => options.run(),
             Self::Plot(options) => options.run(),
             Self::Predict(options) => options.run(),
+            Self::Evaluate(options) => options.run(),
+            Self::Search(options) => options.run(),
             Self::Completions(options) => options.run(Tool::command()),
             Self::Man(options) => options.run(Tool::command()),
         }

@@ -1,6 +1,6 @@
 //! `coreml-quant plan`: a method for each weight, from a target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use coreml_quant::{Biases, Calibration, LinearRange, Mode, Model, Plan, PlannedWeight, Planner, Target};
@@ -10,7 +10,7 @@ use crate::input;
 use crate::names;
 use crate::output::{self, Output, refuse_same};
 use crate::progress::Running;
-use crate::samples;
+use crate::samples::Source;
 use crate::selection::Selection;
 use crate::table::{Align, decibels, table, terminal_width, thousands};
 use crate::target::{Size, Targets};
@@ -40,9 +40,10 @@ pub struct Options {
     /// How biases and other vectors may be stored: float16, as-weights (as any weight) or keep; float16 unless given.
     #[arg(long)]
     biases: Option<Biases>,
-    /// Weigh the errors by what each weight does to the outputs on samples: synthetic or synthetic:N.
-    #[arg(long, value_name = "SAMPLES", value_parser = samples::calibration)]
-    calibrate: Option<Calibration>,
+    /// Weigh the errors by what each weight does to the outputs on samples: a folder of images, a .npz, .npy or .jsonl file,
+    /// or `synthetic` or `synthetic:N`, which draws N (128 unless given).
+    #[arg(long, value_name = "SAMPLES")]
+    calibrate: Option<Source>,
     #[command(flatten)]
     selection: Selection,
     /// Write the plan to this file, as JSON, instead of printing it; `-` is standard output.
@@ -78,7 +79,7 @@ pub struct Planning<'a> {
     pub fold: bool,
     pub mean_image_as_bias: bool,
     pub biases: Option<Biases>,
-    pub calibration: Option<&'a Calibration>,
+    pub calibration: Option<Calibration>,
 }
 
 impl Planning<'_> {
@@ -92,7 +93,7 @@ impl Planning<'_> {
         if let Some(biases) = self.biases {
             planner = planner.with_biases(biases);
         }
-        if let Some(calibration) = self.calibration {
+        if let Some(calibration) = &self.calibration {
             planner = planner.with_calibration(calibration.clone());
         }
         if let Some(mode) = self.mode {
@@ -105,7 +106,9 @@ impl Planning<'_> {
 impl Options {
     pub fn run(&self) -> Result<Status, Failure> {
         let output = self.output.as_deref();
-        refuse_same(&[&self.model], &[None, output], None)?;
+        let samples = self.calibrate.as_ref().and_then(Source::path);
+        let read: Vec<&Path> = std::iter::once(&*self.model).chain(samples).collect();
+        refuse_same(&read, &[None, output], None)?;
         let output = Output::prepare_optional(output)?;
         self.running.start()?;
         let input = input::open(&self.model)?;
@@ -122,7 +125,7 @@ impl Options {
             fold: !self.no_fold,
             mean_image_as_bias: self.mean_image_as_bias,
             biases: self.biases,
-            calibration: self.calibrate.as_ref(),
+            calibration: self.calibrate.as_ref().map(|source| source.calibration(input.model)).transpose()?,
         };
         let plan = planning.plan(input.model)?;
         match output {

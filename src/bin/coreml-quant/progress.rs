@@ -38,7 +38,7 @@ impl Running {
 }
 
 /// Shows how far a job is, and disappears with it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bar(ProgressBar);
 
 impl Bar {

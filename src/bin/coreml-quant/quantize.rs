@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use coreml_quant::{
-    Biases, Calibration, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report,
-    SaveOptions, SymmetricBits, WeightReport, quantize_to_file, quantize_weights,
+    Biases, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report, SaveOptions,
+    SymmetricBits, WeightReport, quantize_to_file, quantize_weights,
 };
 
 use crate::failure::{Failure, Status};
@@ -15,7 +15,7 @@ use crate::names;
 use crate::output;
 use crate::plan::Planning;
 use crate::report::Shown;
-use crate::samples;
+use crate::samples::Source;
 use crate::selection::{Rule, Selection};
 use crate::target::Targets;
 use crate::writing::{Done, Writing, json_of, sizes};
@@ -49,9 +49,10 @@ pub struct Options {
     /// it) or keep; float16 unless given.
     #[arg(long, conflicts_with = "plan_in")]
     biases: Option<Biases>,
-    /// Choose weights by the outputs of their layers on samples: synthetic or synthetic:N, which draws N (128 unless given).
-    #[arg(long, value_name = "SAMPLES", value_parser = samples::calibration, conflicts_with = "dry_run")]
-    calibrate: Option<Calibration>,
+    /// Choose weights by the outputs of their layers on samples: a folder of images, a .npz, .npy or .jsonl file, or
+    /// `synthetic` or `synthetic:N`, which draws N (128 unless given).
+    #[arg(long, value_name = "SAMPLES", conflicts_with = "dry_run")]
+    calibrate: Option<Source>,
     /// Quantize again what is stored in 8 bits or fewer.
     #[arg(long, conflicts_with = "plan_in")]
     requantize: bool,
@@ -120,7 +121,8 @@ impl Options {
     pub fn run(&self) -> Result<Status, Failure> {
         let job = self.job()?;
         let plan_in = self.targets.plan_in.as_deref();
-        let read: Vec<&Path> = plan_in.into_iter().collect();
+        let samples = self.calibrate.as_ref().and_then(Source::path);
+        let read: Vec<&Path> = plan_in.into_iter().chain(samples).collect();
         let Some(output) = self.output.as_deref().filter(|_| !self.dry_run) else { return self.dry_run(&job) };
         let extra: Vec<&Path> = self.plan_out.as_deref().into_iter().collect();
         let files = self.writing.start(&self.input, output, &read, &extra)?;
@@ -211,7 +213,7 @@ impl Options {
             Job::Planned => {
                 let config = QuantConfig::planned(self.plan(model, len)?);
                 let config = match &self.calibrate {
-                    Some(calibration) => config.with_calibration(calibration.clone()),
+                    Some(source) => config.with_calibration(source.calibration(model)?),
                     None => config,
                 };
                 return Ok(if self.keep_unrepresentable { config.with_fallback(true) } else { config });
@@ -235,8 +237,8 @@ impl Options {
         if let Some(biases) = self.biases {
             config = config.with_biases(biases);
         }
-        if let Some(calibration) = &self.calibrate {
-            config = config.with_calibration(calibration.clone());
+        if let Some(source) = &self.calibrate {
+            config = config.with_calibration(source.calibration(model)?);
         }
         if self.mean_image_as_bias {
             config = config.with_mean_image_as_bias(true);
@@ -270,7 +272,7 @@ impl Options {
             fold: !self.no_fold,
             mean_image_as_bias: self.mean_image_as_bias,
             biases: self.biases,
-            calibration: self.calibrate.as_ref(),
+            calibration: self.calibrate.as_ref().map(|source| source.calibration(model)).transpose()?,
         };
         planning.plan(model)
     }
