@@ -251,7 +251,7 @@ fn samples_are_checked_and_work_can_be_stopped() {
     let stop = Calibration::synthetic(4).with_progress(|progress| {
         if progress.layers_done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    assert!(matches!(run(stop), Err(Error::Stopped)));
+    assert!(matches!(run(stop), Err(Error::Cancelled)));
     let small = run(Calibration::synthetic(40).with_memory(1)).unwrap().report.calibration.unwrap();
     assert_eq!(small.samples, 1);
     assert!(small.warnings.contains(&CalibrationWarning::SamplesLeftOut { used: 1, given: 50 }), "{small}");
