@@ -107,7 +107,7 @@ fn every_truncation_is_an_error_or_a_model() {
 #[test]
 fn what_is_no_model_is_named() {
     assert!(matches!(refused(&[]), NotAModel::Empty));
-    assert!(matches!(refused(b"version https://git-lfs.github.com/spec/v1\n"), NotAModel::Text { .. }));
+    assert!(matches!(refused(b"version https://git-lfs.github.com/spec/v1\n"), NotAModel::LfsPointer));
     assert!(matches!(refused(b"<!DOCTYPE html>\n"), NotAModel::Text { .. }));
     assert!(matches!(refused(&[8, 5]), NotAModel::NoType { version: 5 }));
     assert!(matches!(refused(b"PK\x03\x04\x14\x00\x00\x00\x08\x00"), NotAModel::Damaged { .. }));

@@ -135,6 +135,7 @@ fn weights_that_matter_are_told_from_those_that_do_not() {
         let (layer, field) = (weight.layer.clone(), weight.field.clone());
         let config = QuantConfig::kmeans_lut(2)
             .unwrap()
+            .with_biases(coreml_quant::Biases::AsWeights)
             .with_selector(move |info: &coreml_quant::WeightInfo<'_>| info.layer_name == layer && info.field == field);
         let folded = fold(&digits()).unwrap().model;
         let other = quantize_weights(&folded, &config.with_fold(false)).unwrap().model;

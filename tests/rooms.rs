@@ -17,8 +17,8 @@ const ROOMS: [&str; 16] = [
     "fold",
     "quantize",
     "calibrate",
-    "evaluate",
     "planner",
+    "evaluate",
     "inspect",
     "lib",
 ];

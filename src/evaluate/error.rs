@@ -118,7 +118,7 @@ pub enum EvaluateError {
     },
     /// A model cannot be quantized.
     #[error(transparent)]
-    Quantize(#[from] crate::Error),
+    Quantize(#[from] crate::error::Error),
     /// The caller's function said so.
     #[error("stopped")]
     Stopped,

@@ -354,7 +354,7 @@ impl Search<'_> {
             let plan = match planner.plan(self.model) {
                 Ok(plan) => plan,
                 // A size that cannot be reached is the caller's to know; of bits a value there are just no fewer.
-                Err(crate::Error::TargetTooSmall { .. }) if matches!(target, Target::AverageBits(_)) => continue,
+                Err(crate::error::Error::TargetTooSmall { .. }) if matches!(target, Target::AverageBits(_)) => continue,
                 Err(error) => return Err(error.into()),
             };
             let config = QuantConfig::planned(plan.clone());

@@ -222,7 +222,7 @@ pub fn sensitivity(
     let which = Which::Original;
     let fail = |cause| EvaluateError::Model { which, cause };
     let Some(compiled) = NetworkModel::compile(folded.proto(), walk::ROOT).map_err(fail)? else {
-        return Err(crate::Error::NoNetwork { kind: model.kind() }.into());
+        return Err(crate::error::Error::NoNetwork { kind: model.kind() }.into());
     };
     let trials = Trials::new(&folded, &options.methods)?;
     let network = watched(&folded, &compiled).map_err(fail)?;

@@ -418,7 +418,8 @@ pub(crate) fn is_updatable(layer: &NeuralNetworkLayer) -> bool {
 /// `scale` or `bias` layer has.
 pub(crate) fn is_bias(layer: &NeuralNetworkLayer, shape: &Shape) -> bool {
     match layer.layer {
-        Some(Layer::Scale(_) | Layer::Bias(_)) => true,
+        // A whole image of them is a constant like any other.
+        Some(Layer::Scale(_) | Layer::Bias(_)) => shape.dims.iter().filter(|&&dim| dim > 1).count() <= 1,
         Some(Layer::LoadConstant(_) | Layer::LoadConstantNd(_)) | None => false,
         Some(_) => shape.dims.len() == 1,
     }

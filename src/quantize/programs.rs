@@ -121,7 +121,10 @@ impl<'m> ProgramPlan<'m> {
             let Some(prepared) = &site.prepared else { continue };
             let after = bytes(&prepared.form, weight);
             site.after = stored_form(&prepared.form, &weight.spec);
-            if !config.allow_growth(site.after) && after >= stored_len(weight) {
+            // Back to floats, whichever the program has.
+            let way_back = weight.stored.is_quantized() && !site.after.is_quantized();
+            let target = if way_back { StoredForm::Float32 } else { site.after };
+            if !config.allow_growth(target) && after >= stored_len(weight) {
                 *site = kept(weight, Reason::WouldNotShrink { bytes: site.after.byte_len(weight.spec.len()) });
             }
         }

@@ -32,7 +32,7 @@ const MAX_FILES: usize = 1 << 16;
 /// # fn example(files: Vec<(String, bytes::Bytes)>) -> Result<(), Box<dyn std::error::Error>> {
 /// // From wherever the files are kept: an archive, a database, a memory map.
 /// let model = Model::from_package(Package::new(files)?)?;
-/// for (path, bytes) in model.to_package()?.files() {
+/// for (path, bytes) in model.to_package().files() {
 ///     println!("{path}: {} bytes", bytes.len());
 /// }
 /// # Ok(())
