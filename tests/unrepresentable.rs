@@ -10,9 +10,9 @@ use common::kinds::{float16, float32, kind, values};
 use coreml_quant::proto::neural_network_layer::Layer;
 use coreml_quant::proto::{self, NeuralNetworkLayer, WeightParams};
 use coreml_quant::{
-    Error, Mode, Model, Outcome, Payload, QuantConfig, QuantizeContext, QuantizeError, Quantizer, Reason, Refused,
-    Report, SaveOptions, StoredForm, WeightError, WeightInfo, WeightSpec, WeightView, check, compare, quantize_to_file,
-    quantize_weights,
+    Biases, Error, Mode, Model, Outcome, Payload, QuantConfig, QuantizeContext, QuantizeError, Quantizer, Reason,
+    Refused, Report, SaveOptions, StoredForm, WeightError, WeightInfo, WeightSpec, WeightView, check, compare,
+    quantize_to_file, quantize_weights,
 };
 use networks::{batchnorm, convolution, model};
 
@@ -94,7 +94,8 @@ fn values_too_small_for_float16_are_counted() {
     assert!(!report.to_string().contains("too small"));
 
     // Codes have no smallest value; and what was not measured is not counted.
-    let (_, report) = quantize(&model, &QuantConfig::linear(8).unwrap().with_fold(false));
+    let (_, report) =
+        quantize(&model, &QuantConfig::linear(8).unwrap().with_fold(false).with_biases(Biases::AsWeights));
     assert_eq!(report.totals().underflows, Some(0));
     let (_, report) = quantize(&model, &QuantConfig::float16().with_measure(false));
     assert_eq!(report.totals().underflows, None);
@@ -123,7 +124,7 @@ fn an_overflow_names_its_cures_and_folding_is_one() {
 fn modes() -> Vec<(&'static str, QuantConfig)> {
     let config = |mode: Mode| {
         let nbits = (!mode.nbits().is_empty()).then_some(4);
-        (mode.name(), QuantConfig::from_mode(mode, nbits).unwrap().with_growth(true))
+        (mode.name(), QuantConfig::from_mode(mode, nbits).unwrap().with_growth(true).with_biases(Biases::AsWeights))
     };
     [Mode::Float16, Mode::Linear, Mode::LinearSymmetric, Mode::LinearLut, Mode::KmeansLut].map(config).to_vec()
 }
@@ -172,7 +173,7 @@ fn ranges_beyond_float32_fall_back_too() {
         Some(if field == "weights" { WeightParams::from_floats(&wide) } else { float32(units) })
     });
     let model = common::kinds::model(vec![layer]);
-    let config = QuantConfig::linear(1).unwrap().with_growth(true);
+    let config = QuantConfig::linear(1).unwrap().with_growth(true).with_biases(Biases::AsWeights);
     assert!(matches!(refused(&model, &config)[..], [Refused { cause: QuantizeError::ScaleRange { channel: 3 }, .. }]));
     let (_, report) = quantize(&model, &config.with_fallback(true));
     assert_eq!(outcomes(&report), [Outcome::Kept(Reason::BeyondScale { channel: 3 }), Outcome::Converted]);
