@@ -179,7 +179,7 @@ fn folding_shrinks_a_real_model() {
         ("linear", 8, 681_916, 729_770),
         ("linear", 4, 474_004, 511_019),
         ("kmeans_lut", 8, 693_334, 801_605),
-        ("kmeans_lut", 4, 375_175, 422_099),
+        ("kmeans_lut", 4, 375_170, 422_079),
     ] {
         let config = QuantConfig::from_mode(mode.parse().unwrap(), Some(nbits)).unwrap();
         let config = config.with_biases(Biases::AsWeights);
