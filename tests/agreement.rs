@@ -516,10 +516,9 @@ fn reasons_to_stay() {
     let alike = eight().with_biases(Biases::AsWeights);
     assert_eq!(outcome_of(all("convolution3d", float16), &alike), [Outcome::Kept(Reason::FloatOnly); 2]);
     let floats_only = eight().with_float16_instead(false);
-    let kept = [Reason::FloatOnly, Reason::Float32Beside].map(Outcome::Kept);
-    assert_eq!(outcome_of(all("convolution3d", float32), &floats_only), kept);
-    let as_weights = floats_only.with_biases(Biases::AsWeights);
-    assert_eq!(outcome_of(all("convolution3d", float32), &as_weights), [Outcome::Kept(Reason::FloatOnly); 2]);
+    assert_eq!(outcome_of(all("convolution3d", float32), &floats_only), [Outcome::Kept(Reason::FloatOnly); 2]);
+    let biases_kept = eight().with_biases(Biases::Keep);
+    assert_eq!(outcome_of(all("gru", float32), &biases_kept)[6..], [Outcome::Kept(Reason::BiasKept); 3]);
     let int8 = QuantConfig::int8_matmul();
     assert_eq!(outcome_of(all("convolution3d", float32), &int8), [Outcome::Kept(Reason::FloatOnly); 2]);
     assert_eq!(outcome_of(all("convolution3d", float32), &QuantConfig::float16()), [Outcome::Converted; 2]);

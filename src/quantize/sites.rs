@@ -121,6 +121,8 @@ fn plan_layer<'m>(
             }
             match config.biases {
                 Biases::AsWeights => Ok(quantizer),
+                // Becomes float16 instead of codes, with the weights beside it.
+                Biases::Float16 if weight.rule == Rule::FloatOnly => Ok(quantizer),
                 Biases::Keep => Err(Reason::BiasKept),
                 Biases::Float16 => match beyond_float16(params) {
                     Some(index) => Err(Reason::BeyondFloat16 { index }),
