@@ -165,7 +165,8 @@ fn residual_network() {
     let two = config(Mode::KmeansLut, 2).with_calibration(synthetic());
     task.row("kmeans_lut 2, synthetic", &two, 2.5, 14.0);
     task.planned(21_300, task.samples(), 0.6);
-    task.planned(21_300, synthetic(), 1.2);
+    // From 0.9 to 1.6 points are lost, depending on what is drawn.
+    task.planned(21_300, synthetic(), 1.6);
 }
 
 #[test]
