@@ -9,7 +9,7 @@ use coreml_quant::{DecodeOptions, Model};
 use memmap2::Mmap;
 
 use crate::failure::Failure;
-use crate::output::is_standard;
+use crate::output::{is_standard, len_of};
 
 /// A model, and the size of its file.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +44,9 @@ fn open_file(path: &Path) -> Result<(Model, u64), Failure> {
     let file = File::open(path).map_err(|error| named(&error))?;
     let metadata = file.metadata().map_err(|error| named(&error))?;
     if !metadata.is_file() {
-        // A folder gets its explanation there, and a pipe is read.
+        // A package, or a folder that gets its explanation there; and a pipe is read.
         let model = Model::open(path)?;
-        let len = prost::Message::encoded_len(model.proto()) as u64;
+        let len = if metadata.is_dir() { len_of(path)? } else { prost::Message::encoded_len(model.proto()) as u64 };
         return Ok((model, len));
     }
     // SAFETY: a map is sound as long as nobody changes the file while it is mapped. This program does not: its outputs

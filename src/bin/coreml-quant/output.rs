@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use coreml_quant::Model;
+
 use crate::failure::Failure;
 use crate::interrupt::Workplace;
 
@@ -37,6 +39,7 @@ impl Output {
         } else {
             let place = follow_links(path).map_err(fail)?;
             match fs::metadata(&place) {
+                Ok(old) if old.is_dir() && is_package(&place) => {}
                 Ok(old) if old.is_dir() => return Err(Failure::of_file(path, &"is a folder, not a file")),
                 Ok(old) if !old.is_file() => return Err(Failure::of_file(path, &"is no regular file")),
                 _ => {}
@@ -47,7 +50,7 @@ impl Output {
             })?;
             (Some(place), workplace)
         };
-        let unfinished = workplace.path().join("output");
+        let unfinished = workplace.path().join(if is_package(path) { "output.mlpackage" } else { "output" });
         Ok(Self { shown: path.to_owned(), place, unfinished, workplace })
     }
 
@@ -84,6 +87,10 @@ impl Output {
             let mut standard = io::stdout().lock();
             return io::copy(&mut file, &mut standard).and_then(|_| standard.flush()).map_err(fail);
         };
+        if self.unfinished.is_dir() {
+            // A package may have to take the place of another one, which the library does in one step.
+            return Ok(Model::open(&self.unfinished)?.save(place)?);
+        }
         if let Ok(old) = fs::metadata(place) {
             fs::set_permissions(&self.unfinished, old.permissions()).map_err(fail)?;
         }
@@ -91,6 +98,20 @@ impl Output {
         drop(self.workplace);
         Ok(())
     }
+}
+
+/// Whether a path is that of a package.
+fn is_package(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "mlpackage")
+}
+
+/// The bytes of a file, or of all files of a folder.
+pub fn len_of(path: &Path) -> io::Result<u64> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    fs::read_dir(path)?.map(|entry| len_of(&entry?.path())).sum()
 }
 
 /// The folder that a file lies in.

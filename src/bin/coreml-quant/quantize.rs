@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use coreml_quant::{
-    Biases, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan, QuantConfig, Report, SaveOptions,
-    SymmetricBits, WeightReport, quantize_to_file, quantize_weights,
+    Biases, DeploymentTarget, Granularity, Linear, LinearRange, LinearSymmetric, Method, Mode, Model, Nbits, Plan,
+    QuantConfig, Report, SaveOptions, SymmetricBits, WeightReport, quantize_to_file, quantize_weights,
 };
 
 use crate::failure::{Failure, Status};
@@ -53,6 +53,13 @@ pub struct Options {
     /// `synthetic` or `synthetic:N`, which draws N (128 unless given).
     #[arg(long, value_name = "SAMPLES", conflicts_with = "dry_run")]
     calibrate: Option<Source>,
+    /// In ML Programs: which values share a scale or a table: per_tensor, per_channel, per_block(32) or
+    /// per_grouped_channel(16).
+    #[arg(long, conflicts_with = "Targets")]
+    granularity: Option<Granularity>,
+    /// In ML Programs: the oldest system that has to read the model: iOS16, iOS17, iOS18 or iOS26.
+    #[arg(long, value_name = "SYSTEM", conflicts_with = "Targets")]
+    deployment_target: Option<DeploymentTarget>,
     /// Quantize again what is stored in 8 bits or fewer.
     #[arg(long, conflicts_with = "plan_in")]
     requantize: bool,
@@ -233,6 +240,12 @@ impl Options {
         }
         if self.fold || self.no_fold {
             config = config.with_fold(self.fold);
+        }
+        if let Some(granularity) = self.granularity {
+            config = config.with_granularity(granularity);
+        }
+        if let Some(target) = self.deployment_target {
+            config = config.with_target(target);
         }
         if let Some(biases) = self.biases {
             config = config.with_biases(biases);

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use clap::Args;
-use coreml_quant::{AdvancedSelector, LayerSelector, Method, Model, Pattern, WeightInfo};
+use coreml_quant::{AdvancedSelector, LayerSelector, Method, Model, Pattern, QuantConfig, WeightInfo, preview};
 
 use crate::failure::Failure;
 use crate::names;
@@ -167,7 +167,10 @@ impl Selection {
             return Ok(());
         }
         let layers = model.layers();
-        let names: Vec<&str> = layers.iter().map(|layer| layer.layer.name.as_str()).collect();
+        // An ML Program has no layers: its weights have names.
+        let weights = if layers.is_empty() { preview(model, &QuantConfig::float16())?.weights } else { Vec::new() };
+        let of_weights = weights.iter().map(|weight| &*weight.place.layer);
+        let names: Vec<&str> = layers.iter().map(|layer| layer.layer.name.as_str()).chain(of_weights).collect();
         for (option, pattern) in patterns {
             if !names.iter().any(|name| pattern.matches(name)) {
                 let hint = names::suggestion(&pattern.text, &names);

@@ -199,7 +199,7 @@ impl Job {
     ///
     /// `extra` are the contents of the extra outputs.
     pub fn finish(self, writing: &Writing, explain: bool, done: Done<'_>, extra: &[String]) -> Result<Status, Failure> {
-        let len = std::fs::metadata(self.output.path())?.len();
+        let len = output::len_of(self.output.path())?;
         if !writing.no_check {
             let findings = check(input::open(self.output.path())?.model);
             if !findings.is_empty() {
