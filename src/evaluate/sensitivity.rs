@@ -26,7 +26,7 @@ use crate::planner::Planner;
 use crate::predict::network::{Network, Options, Run};
 use crate::predict::network_model::NetworkModel;
 use crate::predict::{PredictError, Tensor};
-use crate::quantize::config::QuantConfig;
+use crate::quantize::config::{Biases, QuantConfig};
 use crate::quantize::method::Method;
 use crate::quantize::quantize_weights;
 use crate::quantize::report::{Outcome, Report};
@@ -325,7 +325,9 @@ impl<'m> Trials<'m> {
         let mut reports: Vec<Report> = Vec::new();
         for method in methods {
             let Some(quantizer) = method.quantizer() else { continue };
-            let result = quantize_weights(model, &QuantConfig::shared(quantizer).with_fold(false).with_measure(true))?;
+            // Each weight by the method itself, biases too.
+            let config = QuantConfig::shared(quantizer).with_biases(Biases::AsWeights);
+            let result = quantize_weights(model, &config.with_fold(false).with_measure(true))?;
             quantized.push((*method, result.model));
             reports.push(result.report);
         }
