@@ -43,6 +43,8 @@ pub(super) struct LayerInputs<'a> {
     pub(super) inputs: &'a [Vec<Pair>],
     pub(super) seed: u64,
     pub(super) positions: usize,
+    /// See [`Inputs::with_damping`].
+    pub(super) damping: f64,
 }
 
 /// What became of a layer.
@@ -210,7 +212,7 @@ fn gathered(reading: &Reading, blobs: Vec<(Vec<f32>, Option<Vec<f32>>)>, all: &L
         blobs.iter().map(|(float, _)| some_positions(reading.positions(float.len()), wanted, &mut rng)).collect();
     let paired = blobs.iter().any(|(_, quantized)| quantized.is_some());
     let total = chosen.iter().map(Vec::len).sum();
-    let mut inputs = Inputs::new(reading.groups(), reading.inputs(), total, paired);
+    let mut inputs = Inputs::new(reading.groups(), reading.inputs(), total, paired).with_damping(all.damping);
     for ((float, quantized), positions) in blobs.iter().zip(&chosen) {
         reading.read_all(float, quantized.as_deref(), positions, &mut inputs);
     }

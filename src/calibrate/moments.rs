@@ -17,7 +17,9 @@ const TILE: usize = 256;
 /// Positions whose products are summed in float32.
 const POSITIONS: usize = 512;
 /// l: the share of the mean second moment that is added to each in the metric.
-const DAMPING: f64 = 0.01;
+pub(super) const DAMPING: f64 = 0.01;
+/// The same for samples that were drawn: they tell less of the inputs to come.
+pub(super) const DAMPING_OF_DRAWN: f64 = 0.05;
 /// r: the same in the target, where it keeps weights that the inputs say nothing about.
 const RIDGE: f64 = 0.1;
 /// Mean second moment of a group below which it is taken for dead; the mean of all groups is 1.
@@ -48,6 +50,7 @@ pub(crate) struct Inputs {
     inputs: usize,
     capacity: usize,
     positions: usize,
+    damping: f64,
     /// `[groups][capacity][inputs]`.
     float: Vec<f32>,
     /// The same in the quantized network; empty if nothing before is quantized.
@@ -63,9 +66,16 @@ impl Inputs {
             inputs,
             capacity,
             positions: 0,
+            damping: DAMPING,
             float: vec![0.0; len],
             quantized: vec![0.0; if paired { len } else { 0 }],
         }
+    }
+
+    /// Another share of the mean second moment that is added to each in the metric.
+    pub(super) fn with_damping(mut self, damping: f64) -> Self {
+        self.damping = damping;
+        self
     }
 
     /// Number of positions.
@@ -92,7 +102,7 @@ impl Inputs {
 
     /// The statistics. `None` if there are no positions, or an input is not finite.
     pub(crate) fn stats(self) -> Option<Stats> {
-        let Self { groups, inputs, capacity, positions, mut float, mut quantized } = self;
+        let Self { groups, inputs, capacity, positions, damping, mut float, mut quantized } = self;
         let room = capacity * inputs;
         let finite = |values: &[f32]| values.par_iter().all(|value| value.is_finite());
         if positions == 0 || room == 0 || !finite(&float) || !finite(&quantized) {
@@ -115,7 +125,8 @@ impl Inputs {
             .collect::<Option<_>>()?;
         let total: f64 = centred.iter().map(|group| group.mean_square).sum();
         let unit = if total > 0.0 { total / groups as f64 } else { 1.0 };
-        let groups = centred.into_par_iter().map(|group| group.finish(unit, positions)).collect::<Option<_>>()?;
+        let groups =
+            centred.into_par_iter().map(|group| group.finish(unit, positions, damping)).collect::<Option<_>>()?;
         Some(Stats { inputs, positions, unit, groups })
     }
 }
@@ -165,7 +176,7 @@ impl Centred {
         Some(Self { mean, mean_quantized, squares, mean_square, quantized: centred, difference })
     }
 
-    fn finish(self, unit: f64, positions: usize) -> Option<Group> {
+    fn finish(self, unit: f64, positions: usize, damping: f64) -> Option<Group> {
         let Self { mean, mean_quantized, mut squares, mean_square, mut quantized, mut difference } = self;
         let inputs = squares.len();
         let mut order: Vec<u32> = (0..inputs as u32).collect();
@@ -185,7 +196,7 @@ impl Centred {
             });
         }
         let size = (mean_square / unit).max(DEAD);
-        let damping = DAMPING * size;
+        let damping = damping * size;
         let ridge = RIDGE * size;
         let wide = inputs > positions;
         let correction = if difference.is_empty() {

@@ -13,6 +13,7 @@ use rand_pcg::Pcg64;
 use rayon::prelude::*;
 
 use super::layer::{LayerInputs, Seen, calibrate_layer};
+use super::moments::{DAMPING, DAMPING_OF_DRAWN};
 use super::samples::{Calibration, CalibrationProgress, Entering};
 use crate::error::Error;
 use crate::format::form::StoredForm;
@@ -293,6 +294,7 @@ impl<'n> Walk<'n> {
                     inputs: &inputs[..self.samples],
                     seed: self.calibration.seed.wrapping_add(index as u64),
                     positions: self.calibration.positions,
+                    damping: if self.report.synthetic { DAMPING_OF_DRAWN } else { DAMPING },
                 };
                 let done = calibrate_layer(layer, &mut quantized, runner, sites, &all)?;
                 for (site, params) in done.weights {
