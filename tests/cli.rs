@@ -125,6 +125,20 @@ fn bits_of(forms: &[(String, StoredForm)], name: &str) -> u32 {
 // ---------------------------------------------------------------- the everyday jobs, a line each
 
 #[test]
+fn packages_are_read_and_written() {
+    let place = Place::new();
+    place.ok("quantize a.mlmodel b.mlpackage --mode kmeans_lut --nbits 4 --quiet");
+    assert!(place.path("b.mlpackage").join("Manifest.json").is_file());
+    // A second one takes the place of the first.
+    place.ok("quantize a.mlmodel b.mlpackage --quiet");
+    place.ok("dequantize b.mlpackage c.mlmodel --quiet");
+    let eight = quantize_weights(&place.model("a.mlmodel"), &QuantConfig::linear(8).unwrap()).unwrap().model;
+    let floats = quantize_weights(&eight, &QuantConfig::dequantize()).unwrap().model;
+    assert!(fs::read(place.path("c.mlmodel")).unwrap() == floats.to_bytes());
+    assert!(place.ok("inspect b.mlpackage").contains("linear"));
+}
+
+#[test]
 fn eight_bits_linear_is_the_default() {
     let place = Place::new();
     let stdout = place.ok("quantize a.mlmodel b.mlmodel");

@@ -75,6 +75,10 @@ impl From<coreml_quant::Error> for Failure {
             coreml_quant::Error::Unrepresentable { .. } => {
                 Self::Job(format!("{error}\nthe options for that: --fold, --keep-unrepresentable, --skip-layer NAME"))
             }
+            // The library names the file that is going to take the output's place.
+            coreml_quant::Error::NeedsPackage { .. } => Self::Job(
+                "an ML Program has weight files beside it: the output has to be an .mlpackage folder".to_owned(),
+            ),
             error => Self::Job(error.to_string()),
         }
     }
