@@ -34,16 +34,26 @@ COMBINATIONS = [("float16", None), ("linear", 8), ("linear", 4), ("linear", 1), 
                 ("kmeans_lut", 8), ("kmeans_lut", 4), ("kmeans_lut", 2), ("kmeans_lut", 1)]
 KMEANS_TOLERANCE = 1.001
 HALF_MAX = 65504.0
+EXACT = "conditionNetwork/0:limit.data"  # of the model control_flow
 
 
 # ---------------------------------------------------------------- one weight
 
 def quantized_bytes(weight, mode, nbits):
-    """Bytes of codes, scales, biases and table."""
+    """Bytes of the whole message: codes, scales, biases and table, and what is around them."""
+    p = type(weight.params)(isUpdatable=weight.params.isUpdatable)
     if mode == "float16":
-        return 2 * weight.count
+        p.float16Value = bytes(2 * weight.count)
+        return p.ByteSize()
     channels = prod(weight.shape[at] for at in cw.axes(weight.axis)) if weight.axis is not None else 1
-    return ceil(weight.count * nbits / 8) + (4 << nbits if mode.endswith("lut") else 8 * channels)
+    p.rawValue = bytes(ceil(weight.count * nbits / 8))
+    p.quantization.numberOfBits = nbits
+    if mode.endswith("lut"):
+        p.quantization.lookupTableQuantization.floatValue.extend([0.0] * (1 << nbits))
+    else:
+        p.quantization.linearQuantization.scale.extend([0.0] * channels)
+        p.quantization.linearQuantization.bias.extend([0.0] * channels)
+    return p.ByteSize()
 
 
 def mode_of(weight, mode):
@@ -58,9 +68,11 @@ def reason_to_stay(weight, mode, nbits):
         return "already float32" if source == "float32" else None
     if weight.layer.isUpdatable or weight.params.isUpdatable:
         return "updatable"
+    if weight.path.endswith(EXACT) and mode == "float16":
+        return "a loop's limit, which float16 does not hold"
     if source in ("nbit", "int8"):
         return "already quantized"
-    if quantized_bytes(weight, mode, nbits) >= weight.count * (4 if source == "float32" else 2):
+    if quantized_bytes(weight, mode, nbits) >= weight.params.ByteSize():
         return "would not shrink"
     return None
 
