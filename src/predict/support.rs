@@ -3,6 +3,7 @@
 use super::layers::uncertain as weighted;
 use super::network_model as features;
 use super::ops::uncertain as weightless;
+use crate::format::layer_types;
 
 /// How far a layer type is supported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub fn support() -> Vec<LayerSupport> {
     let about = |note: &str, layer_type: &str| {
         note.split_once(':').is_some_and(|(types, _)| types.split(", ").any(|name| name == layer_type))
     };
-    LAYER_TYPES
+    layer_types()
         .iter()
         .map(|&layer_type| LayerSupport {
             layer_type,
@@ -35,7 +36,7 @@ pub fn support() -> Vec<LayerSupport> {
 /// What is uncertain about more than a layer type: inputs, outputs, indices, random numbers.
 pub fn uncertain() -> Vec<&'static str> {
     let own = |note: &&str| {
-        note.split_once(':').is_none_or(|(types, _)| !LAYER_TYPES.contains(&types.split(", ").next().unwrap_or("")))
+        note.split_once(':').is_none_or(|(types, _)| !layer_types().contains(&types.split(", ").next().unwrap_or("")))
     };
     let general = [
         features::BATCH,
@@ -47,168 +48,6 @@ pub fn uncertain() -> Vec<&'static str> {
     ];
     general.into_iter().chain(weightless::ALL.into_iter().filter(own)).collect()
 }
-
-/// The layer types, in the order of the format.
-const LAYER_TYPES: &[&str] = &[
-    "convolution",
-    "pooling",
-    "activation",
-    "innerProduct",
-    "embedding",
-    "batchnorm",
-    "mvn",
-    "l2normalize",
-    "softmax",
-    "lrn",
-    "crop",
-    "padding",
-    "upsample",
-    "resizeBilinear",
-    "cropResize",
-    "unary",
-    "add",
-    "multiply",
-    "average",
-    "scale",
-    "bias",
-    "max",
-    "min",
-    "dot",
-    "reduce",
-    "loadConstant",
-    "reshape",
-    "flatten",
-    "permute",
-    "concat",
-    "split",
-    "sequenceRepeat",
-    "reorganizeData",
-    "slice",
-    "simpleRecurrent",
-    "gru",
-    "uniDirectionalLSTM",
-    "biDirectionalLSTM",
-    "custom",
-    "copy",
-    "branch",
-    "loop",
-    "loopBreak",
-    "loopContinue",
-    "rangeStatic",
-    "rangeDynamic",
-    "clip",
-    "ceil",
-    "floor",
-    "sign",
-    "round",
-    "exp2",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erf",
-    "gelu",
-    "equal",
-    "notEqual",
-    "lessThan",
-    "lessEqual",
-    "greaterThan",
-    "greaterEqual",
-    "logicalOr",
-    "logicalXor",
-    "logicalNot",
-    "logicalAnd",
-    "modBroadcastable",
-    "minBroadcastable",
-    "maxBroadcastable",
-    "addBroadcastable",
-    "powBroadcastable",
-    "divideBroadcastable",
-    "floorDivBroadcastable",
-    "multiplyBroadcastable",
-    "subtractBroadcastable",
-    "tile",
-    "stack",
-    "gather",
-    "scatter",
-    "gatherND",
-    "scatterND",
-    "softmaxND",
-    "gatherAlongAxis",
-    "scatterAlongAxis",
-    "reverse",
-    "reverseSeq",
-    "splitND",
-    "concatND",
-    "transpose",
-    "sliceStatic",
-    "sliceDynamic",
-    "slidingWindows",
-    "topK",
-    "argMin",
-    "argMax",
-    "embeddingND",
-    "batchedMatmul",
-    "getShape",
-    "loadConstantND",
-    "fillLike",
-    "fillStatic",
-    "fillDynamic",
-    "broadcastToLike",
-    "broadcastToStatic",
-    "broadcastToDynamic",
-    "squeeze",
-    "expandDims",
-    "flattenTo2D",
-    "reshapeLike",
-    "reshapeStatic",
-    "reshapeDynamic",
-    "rankPreservingReshape",
-    "constantPad",
-    "randomNormalLike",
-    "randomNormalStatic",
-    "randomNormalDynamic",
-    "randomUniformLike",
-    "randomUniformStatic",
-    "randomUniformDynamic",
-    "randomBernoulliLike",
-    "randomBernoulliStatic",
-    "randomBernoulliDynamic",
-    "categoricalDistribution",
-    "reduceL1",
-    "reduceL2",
-    "reduceMax",
-    "reduceMin",
-    "reduceSum",
-    "reduceProd",
-    "reduceMean",
-    "reduceLogSum",
-    "reduceSumSquare",
-    "reduceLogSumExp",
-    "whereNonZero",
-    "matrixBandPart",
-    "lowerTriangular",
-    "upperTriangular",
-    "whereBroadcastable",
-    "layerNormalization",
-    "NonMaximumSuppression",
-    "oneHot",
-    "cumSum",
-    "clampedReLU",
-    "argSort",
-    "pooling3d",
-    "globalPooling3d",
-    "sliceBySize",
-    "convolution3d",
-];
 
 #[cfg(test)]
 mod tests {
@@ -222,7 +61,7 @@ mod tests {
         let (layers, _) = layers.split_once('}').unwrap();
         let lines = layers.lines().map(str::trim).filter(|line| line.ends_with(';'));
         let fields: Vec<&str> = lines.map(|line| line.split_whitespace().nth(1).unwrap()).collect();
-        assert_eq!(fields, LAYER_TYPES);
+        assert_eq!(fields, layer_types());
         assert_eq!(support().len(), 158);
     }
 
