@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 pub use samples::{Calibration, CalibrationProgress};
 pub(crate) use sensitivity::sensitivities;
+pub(crate) use synthetic::{dead_leaves, tokens, vocabulary};
 
 use crate::quantize::config::QuantConfig;
 

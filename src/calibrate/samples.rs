@@ -9,11 +9,11 @@ use rand::RngExt;
 use rayon::prelude::*;
 
 use super::moments::generator;
-use super::synthetic::{dead_leaves, tokens};
+use super::synthetic::{dead_leaves, tokens, vocabulary};
 use crate::error::Error;
-use crate::format::proto::neural_network_layer::Layer;
-use crate::format::proto::{Model, NeuralNetworkLayer};
+use crate::format::proto::Model;
 use crate::model::walk;
+use crate::network::layers::is_recurrent;
 use crate::predict::network_model::NetworkModel;
 use crate::predict::{FeatureInfo, FeatureKind, Features, Tensor};
 
@@ -190,17 +190,7 @@ impl Calibration {
         let mut rng = generator(self.seed);
         let layers = walk::network(model).map_or(&[][..], |(layers, _)| layers);
         let sequences = !walk::network(model).is_some_and(|(_, mapping)| walk::is_exact(mapping))
-            && layers.iter().any(|layer| {
-                matches!(
-                    layer.layer,
-                    Some(
-                        Layer::SimpleRecurrent(_)
-                            | Layer::Gru(_)
-                            | Layer::UniDirectionalLstm(_)
-                            | Layer::BiDirectionalLstm(_)
-                    )
-                )
-            });
+            && layers.iter().any(is_recurrent);
         let mut sample = || {
             let drawn = inputs.iter().filter(|input| !input.optional).filter_map(|input| {
                 let (shape, top) = match &input.kind {
@@ -229,17 +219,4 @@ impl Calibration {
         };
         (0..count).map(|_| sample()).collect()
     }
-}
-
-/// The number of words, if an input goes into an embedding.
-fn vocabulary(layers: &[NeuralNetworkLayer], input: &str) -> Option<usize> {
-    layers.iter().filter(|layer| layer.input.iter().any(|name| name == input)).find_map(|layer| {
-        let words = match layer.layer.as_ref()? {
-            Layer::Embedding(params) => params.input_dim,
-            Layer::EmbeddingNd(params) => params.vocab_size,
-            Layer::OneHot(params) => params.one_hot_vector_size,
-            _ => return None,
-        };
-        usize::try_from(words).ok().filter(|&words| words > 0)
-    })
 }

@@ -1,4 +1,4 @@
-//! Samples for when there are none: pictures of dead leaves.
+//! Samples for when there are none: pictures of dead leaves, and the words of embeddings.
 //!
 //! Overlapping shapes that hide each other have edges, flat areas and objects of all sizes, as photographs do, and so
 //! give filters something to answer to (Lee, Mumford and Huang, "Occlusion models for natural images", 2001). A picture
@@ -9,6 +9,9 @@ use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 use std::f32::consts::PI;
 use std::ops::Range;
+
+use crate::format::proto::NeuralNetworkLayer;
+use crate::network::layers::words;
 
 /// Fewest and most shapes in a picture.
 const SHAPES: std::ops::RangeInclusive<u32> = 3..=13;
@@ -54,6 +57,12 @@ pub(crate) fn dead_leaves(channels: usize, height: usize, width: usize, rng: &mu
         }
     }
     picture
+}
+
+/// The number of words, if an input goes into an embedding.
+pub(crate) fn vocabulary<'m>(layers: impl IntoIterator<Item = &'m NeuralNetworkLayer>, input: &str) -> Option<usize> {
+    let reads = |layer: &&NeuralNetworkLayer| layer.input.iter().any(|name| name == input);
+    layers.into_iter().filter(reads).find_map(words)
 }
 
 #[cfg(test)]

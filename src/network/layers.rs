@@ -425,6 +425,27 @@ pub(crate) fn is_bias(layer: &NeuralNetworkLayer, shape: &Shape) -> bool {
     }
 }
 
+/// Whether a layer reads a sequence step by step.
+#[cfg(feature = "predict")]
+pub(crate) fn is_recurrent(layer: &NeuralNetworkLayer) -> bool {
+    matches!(
+        layer.layer,
+        Some(Layer::SimpleRecurrent(_) | Layer::Gru(_) | Layer::UniDirectionalLstm(_) | Layer::BiDirectionalLstm(_))
+    )
+}
+
+/// How many words a layer looks up; `None` if it takes something else than words, or none of them.
+#[cfg(feature = "predict")]
+pub(crate) fn words(layer: &NeuralNetworkLayer) -> Option<usize> {
+    let words = match layer.layer.as_ref()? {
+        Layer::Embedding(p) => p.input_dim,
+        Layer::EmbeddingNd(p) => p.vocab_size,
+        Layer::OneHot(p) => p.one_hot_vector_size,
+        _ => return None,
+    };
+    usize::try_from(words).ok().filter(|&words| words > 0)
+}
+
 /// Whether a layer that may have a bias of its outputs has one; `None` for layers that cannot.
 #[cfg(feature = "predict")]
 pub(crate) fn has_bias(layer: &NeuralNetworkLayer) -> Option<bool> {

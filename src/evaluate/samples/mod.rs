@@ -1,6 +1,5 @@
 //! What models are run on: inputs by name, with a label where one is known.
 
-mod dead_leaves;
 #[cfg(feature = "images")]
 mod images;
 #[cfg(feature = "json")]

@@ -4,11 +4,10 @@ use ndarray::ArrayD;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::dead_leaves::dead_leaves;
 use super::{EvaluateError, Sample, Source, described};
-use crate::format::proto::NeuralNetworkLayer;
-use crate::format::proto::neural_network_layer::Layer;
+use crate::calibrate::{dead_leaves, tokens, vocabulary};
 use crate::model::{Model, walk};
+use crate::network::layers::is_recurrent;
 use crate::predict::{FeatureInfo, FeatureKind, Features, Value};
 
 /// Steps of a sequence.
@@ -40,11 +39,7 @@ impl Synthetic {
                 layers.extend(own);
             }
         });
-        let is_sequence = |layer: &&NeuralNetworkLayer| {
-            use Layer::{BiDirectionalLstm, Gru, SimpleRecurrent, UniDirectionalLstm};
-            matches!(layer.layer, Some(SimpleRecurrent(_) | Gru(_) | UniDirectionalLstm(_) | BiDirectionalLstm(_)))
-        };
-        let sequences = !exact && layers.iter().any(is_sequence);
+        let sequences = !exact && layers.iter().any(|layer| is_recurrent(layer));
         let draw = |input: &FeatureInfo| -> Result<Draw, EvaluateError> {
             Ok(match &input.kind {
                 FeatureKind::Image { height, width, order, .. } => {
@@ -56,7 +51,7 @@ impl Synthetic {
                     if shape.len() == 1 && sequences {
                         shape.splice(0..0, [STEPS, 1]);
                     }
-                    match vocabulary(&layers, &input.name) {
+                    match vocabulary(layers.iter().copied(), &input.name) {
                         Some(words) => Draw::Tokens { shape, words },
                         None => Draw::Values { shape, top: 1.0, pictures },
                     }
@@ -74,27 +69,11 @@ impl Synthetic {
     }
 }
 
-/// The number of words, if an input goes into an embedding.
-fn vocabulary(layers: &[&NeuralNetworkLayer], input: &str) -> Option<usize> {
-    layers.iter().filter(|layer| layer.input.iter().any(|name| name == input)).find_map(|layer| {
-        let words = match layer.layer.as_ref()? {
-            Layer::Embedding(params) => params.input_dim,
-            Layer::EmbeddingNd(params) => params.vocab_size,
-            Layer::OneHot(params) => params.one_hot_vector_size,
-            _ => return None,
-        };
-        usize::try_from(words).ok().filter(|&words| words > 0)
-    })
-}
-
 impl Draw {
     fn value(&self, rng: &mut Pcg64Mcg) -> Option<Value> {
         let (shape, values) = match self {
             Self::Number => return Some(Value::Double(rng.random_range(0.0..1.0))),
-            Self::Tokens { shape, words } => {
-                let tokens = (0..shape.iter().product()).map(|_| rng.random_range(0..*words) as f32);
-                (shape, tokens.collect::<Vec<_>>())
-            }
+            Self::Tokens { shape, words } => (shape, tokens(shape.iter().product(), *words, rng)),
             Self::Values { shape, top, pictures: true } => {
                 let (channels, height, width) = match shape[..] {
                     [.., channels, height, width] => (channels, height, width),
