@@ -14,6 +14,16 @@ pub(crate) fn packed_len(len: usize, nbits: u8) -> usize {
 
 /// Packs the low `nbits` (1 to 8) bits of each code into `out`, of [`packed_len`] bytes.
 pub(crate) fn pack(codes: &[u8], nbits: u8, out: &mut [u8]) {
+    pack_by(pack_groups, codes, nbits, out);
+}
+
+/// The inverse of [`pack`]: one code a byte. `packed` is of [`packed_len`] bytes for `out.len()` codes.
+pub(crate) fn unpack(packed: &[u8], nbits: u8, out: &mut [u8]) {
+    unpack_by(unpack_groups, packed, nbits, out);
+}
+
+/// Packs codes in groups of 8, in the bit order of `pack_groups`; what is left at the end is filled up with zeros.
+pub(super) fn pack_by(pack_groups: impl Fn(&[[u8; 8]], u8, &mut [u8]), codes: &[u8], nbits: u8, out: &mut [u8]) {
     debug_assert!((1..=8).contains(&nbits));
     debug_assert_eq!(out.len(), packed_len(codes.len(), nbits));
     let (groups, rest) = codes.as_chunks::<8>();
@@ -30,8 +40,8 @@ pub(crate) fn pack(codes: &[u8], nbits: u8, out: &mut [u8]) {
     }
 }
 
-/// The inverse of [`pack`]: one code a byte. `packed` is of [`packed_len`] bytes for `out.len()` codes.
-pub(crate) fn unpack(packed: &[u8], nbits: u8, out: &mut [u8]) {
+/// The inverse of [`pack_by`].
+pub(super) fn unpack_by(unpack_groups: impl Fn(&[u8], u8, &mut [[u8; 8]]), packed: &[u8], nbits: u8, out: &mut [u8]) {
     debug_assert!((1..=8).contains(&nbits));
     debug_assert_eq!(packed.len(), packed_len(out.len(), nbits));
     let (groups, rest) = out.as_chunks_mut::<8>();

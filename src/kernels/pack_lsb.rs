@@ -7,42 +7,16 @@
 
 use multiversion::multiversion;
 
-use super::pack::packed_len;
+use super::pack::{pack_by, unpack_by};
 
-/// Packs the low `nbits` (1 to 8) bits of each code into `out`, of [`packed_len`] bytes.
+/// Packs the low `nbits` (1 to 8) bits of each code into `out`, of [`packed_len`](super::pack::packed_len) bytes.
 pub(crate) fn pack(codes: &[u8], nbits: u8, out: &mut [u8]) {
-    debug_assert!((1..=8).contains(&nbits));
-    debug_assert_eq!(out.len(), packed_len(codes.len(), nbits));
-    let (groups, rest) = codes.as_chunks::<8>();
-    let (full, last) = out.split_at_mut(out.len().min(groups.len() * usize::from(nbits)));
-    pack_groups(groups, nbits, full);
-    if !rest.is_empty() {
-        let mut group = [0; 8];
-        group[..rest.len()].copy_from_slice(rest);
-        let mut bytes = [0; 8];
-        pack_groups(&[group], nbits, &mut bytes[..usize::from(nbits)]);
-        for (out, byte) in last.iter_mut().zip(bytes) {
-            *out = byte;
-        }
-    }
+    pack_by(pack_groups, codes, nbits, out);
 }
 
-/// The inverse of [`pack`]: one unsigned code a byte. `packed` is of [`packed_len`] bytes for `out.len()` codes.
+/// The inverse of [`pack`]: one unsigned code a byte.
 pub(crate) fn unpack(packed: &[u8], nbits: u8, out: &mut [u8]) {
-    debug_assert!((1..=8).contains(&nbits));
-    debug_assert_eq!(packed.len(), packed_len(out.len(), nbits));
-    let (groups, rest) = out.as_chunks_mut::<8>();
-    let (full, last) = packed.split_at(packed.len().min(groups.len() * usize::from(nbits)));
-    unpack_groups(full, nbits, groups);
-    if !rest.is_empty() {
-        let mut bytes = [0; 8];
-        for (byte, &packed) in bytes.iter_mut().zip(last) {
-            *byte = packed;
-        }
-        let mut group = [[0; 8]];
-        unpack_groups(&bytes[..usize::from(nbits)], nbits, &mut group);
-        rest.copy_from_slice(&group[0][..rest.len()]);
-    }
+    unpack_by(unpack_groups, packed, nbits, out);
 }
 
 /// Spreads the sign of two's complement codes of `nbits` bits over the whole byte.
@@ -111,7 +85,8 @@ fn unpack_groups(packed: &[u8], nbits: u8, groups: &mut [[u8; 8]]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{extend_sign, pack, packed_len, unpack};
+    use super::super::pack::packed_len;
+    use super::{extend_sign, pack, unpack};
     use proptest::prelude::*;
 
     /// Bit by bit, as the format defines it.
