@@ -140,19 +140,15 @@ pub(crate) fn to_params(payload: Payload, is_updatable: bool) -> WeightParams {
 }
 
 fn linear(nbits: Nbits, scale: Vec<f32>, bias: Vec<f32>) -> QuantizationParams {
-    let linear = LinearQuantizationParams { scale, bias };
-    QuantizationParams {
-        number_of_bits: nbits.get().into(),
-        quantization_type: Some(QuantizationType::LinearQuantization(linear)),
-    }
+    codes_of(nbits, QuantizationType::LinearQuantization(LinearQuantizationParams { scale, bias }))
 }
 
 fn lookup_table(nbits: Nbits, float_value: Vec<f32>) -> QuantizationParams {
-    let table = LookUpTableQuantizationParams { float_value };
-    QuantizationParams {
-        number_of_bits: nbits.get().into(),
-        quantization_type: Some(QuantizationType::LookupTableQuantization(table)),
-    }
+    codes_of(nbits, QuantizationType::LookupTableQuantization(LookUpTableQuantizationParams { float_value }))
+}
+
+fn codes_of(nbits: Nbits, kind: QuantizationType) -> QuantizationParams {
+    QuantizationParams { number_of_bits: nbits.get().into(), quantization_type: Some(kind) }
 }
 
 /// Encoded length of a weight of `units` values in a form, before there is one.
