@@ -7,7 +7,7 @@ use coreml_quant::compare;
 
 use crate::failure::{Failure, Status};
 use crate::input;
-use crate::output::{self, is_standard};
+use crate::output;
 use crate::progress::Running;
 use crate::report::{self, Shown};
 use crate::table::decibels;
@@ -35,11 +35,8 @@ pub struct Options {
 
 impl Options {
     pub fn run(&self) -> Result<Status, Failure> {
-        if is_standard(&self.original) && is_standard(&self.other) {
-            return Err(Failure::Usage("only one of the models can be standard input".to_owned()));
-        }
         self.running.start()?;
-        let (original, other) = (input::open(&self.original)?, input::open(&self.other)?);
+        let (original, other) = input::open_two(&self.original, &self.other)?;
         let report = compare(original.model, other.model)?;
         let folded = !report.folds.folds.is_empty();
         if self.json {

@@ -8,7 +8,7 @@ use coreml_quant::evaluate::{CompareOptions, compare_outputs};
 
 use crate::failure::{Failure, Status};
 use crate::input;
-use crate::output::{self, is_standard};
+use crate::output;
 use crate::progress::Running;
 use crate::samples::{SampleOptions, failed, share};
 use crate::target;
@@ -43,11 +43,8 @@ pub struct Options {
 
 impl Options {
     pub fn run(&self) -> Result<Status, Failure> {
-        if is_standard(&self.original) && is_standard(&self.other) {
-            return Err(Failure::Usage("only one of the models can be standard input".to_owned()));
-        }
         self.running.start()?;
-        let (original, other) = (input::open(&self.original)?, input::open(&self.other)?);
+        let (original, other) = input::open_two(&self.original, &self.other)?;
         let samples = self.samples.of(original.model)?;
         let report = {
             let bar = self.running.bar();

@@ -29,6 +29,14 @@ pub fn open(path: &Path) -> Result<Input, Failure> {
     Ok(Input { model: Box::leak(Box::new(model)), len })
 }
 
+/// Reads two models, at most one of them from standard input.
+pub fn open_two(first: &Path, second: &Path) -> Result<(Input, Input), Failure> {
+    if is_standard(first) && is_standard(second) {
+        return Err(Failure::Usage("only one of the models can be standard input".to_owned()));
+    }
+    Ok((open(first)?, open(second)?))
+}
+
 fn read_standard() -> Result<(Model, u64), Failure> {
     let mut bytes = Vec::new();
     // One byte more than a model may have tells that there is more.
