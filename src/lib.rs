@@ -1,4 +1,5 @@
-//! Quantizes the weights of Core ML neural-network models (`.mlmodel`): float32 to 16, 8 or down to 1 bit.
+//! Quantizes the weights of Core ML models, neural networks (`.mlmodel`) and ML Programs (`.mlpackage`): to 16, 8 or down
+//! to 1 bit.
 //!
 //! ```no_run
 //! use coreml_quant::{Model, QuantConfig, quantize_weights};
