@@ -101,7 +101,8 @@ fn plan_layer<'m>(
     let LayerWeights { at, layer, layer_type: Some(_), .. } = *weights else { return Ok(()) };
     let first = sites.len();
     let mut selected = false;
-    let mut softened = Vec::new();
+    // Biases that become float16, by their index among the layer's weights.
+    let mut softened: Vec<usize> = Vec::new();
     for weight in &weights.weights {
         let place = weights.place(weight);
         let fail = |cause: WeightError| Error::Weight { place: Box::new(place.clone()), cause };
@@ -127,7 +128,7 @@ fn plan_layer<'m>(
                 Biases::Float16 => match beyond_float16(params) {
                     Some(index) => Err(Reason::BeyondFloat16 { index }),
                     None => {
-                        softened.push(sites.len());
+                        softened.push(sites.len() - first);
                         Ok(Arc::new(Float16) as Arc<dyn Quantizer>)
                     }
                 },
@@ -160,10 +161,9 @@ fn plan_layer<'m>(
         }
     }
     if sites.iter().any(|site| site.after == StoredForm::Float32 && is_checked(site)) {
-        let softened = softened.into_iter().filter_map(|index: usize| index.checked_sub(first));
         for index in softened {
-            if let Some(site) = sites.get_mut(index).filter(|site| site.outcome == Outcome::Converted) {
-                site.keep(Reason::Float32Beside);
+            if sites[index].outcome == Outcome::Converted {
+                sites[index].keep(Reason::Float32Beside);
             }
         }
     }
